@@ -1,0 +1,33 @@
+# make demo: the main job on real data. make test: every check. Both create .venv first; a second call is instant.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test setup docs clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "temperflow needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/temperflow run examples/hudson_bay.yaml
+	@echo
+	@echo "Open runs/hudson_bay/report.html in a browser; '$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db' lists the run."
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov=simulators --cov=learners --cov=orchestrator --cov-report=term:skip-covered
+
+docs: setup
+	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md
+
+clean:
+	rm -rf .venv runs mlflow.db mlartifacts

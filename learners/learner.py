@@ -1,0 +1,309 @@
+"""The learner: simulations in, a tempered posterior out, at any time and as often as wanted.
+
+Three steps (docs/method.md): a surrogate of the likelihood, tempering by sequential Monte Carlo, distillation into one
+network. Each continues from where it stood when more simulations arrive.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Learner", "LearnerOptions"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from simulators.errors import DataError, ObservationError, TemperatureError
+
+from .distillation import Anchors, DistillationOptions, ParticleBank, distill
+from .familiarity import Familiarity
+from .lattice import spread
+from .network import NetworkOptions, PosteriorNetwork
+from .posterior import TemperedPosterior
+from .scaling import DataScaling
+from .simulations import Simulations
+from .surrogate import Surrogate, SurrogateOptions
+from .tempered_density import TemperedDensity
+from .tempering import TemperedParticles, TemperingOptions, temper
+from .training import TrainOptions, bounded_threads
+from .whitening import whiten
+
+MIN_SIMULATIONS = 50
+
+OnProgress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """Sizes and training options of the three steps.
+
+    Arguments:
+        surrogate: The ensemble.
+        tempering: The walk for each x of the bank.
+        focus: The walk for the observation of a targeted campaign.
+        bank: Number of x on which the network is distilled.
+        focus_share: Share of the training pairs that belong to the observation itself.
+        network: The amortized network.
+        distillation: Its final training.
+        distillation_update: Its training while simulations still come.
+        threads: CPU threads of torch, or None for its own choice.
+        device: Where to train.
+    """
+
+    surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
+    tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=64, moves=6))
+    focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
+    bank: int = 256
+    focus_share: float = 0.4
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
+    distillation_update: DistillationOptions = field(
+        default_factory=lambda: DistillationOptions(
+            pairs=20_000, training=TrainOptions(max_epochs=4, patience=4, batch_size=512, learning_rate=2e-3)
+        )
+    )
+    threads: int | None = None
+    device: str = "cpu"
+
+
+class Learner:
+    """Learns `p(theta) p(x | theta)^beta` from simulations.
+
+    Arguments:
+        prior: `p(theta)`, `event_shape` `(d,)`.
+        beta_range: Lowest and highest temperature.
+        x_o: Observations `(m, k)` or `(k,)` of a targeted campaign; None for an amortized one.
+        options: See `LearnerOptions`.
+        seed: Deterministic on the CPU.
+        names: Names of the parameters.
+
+    Raises:
+        PriorError: The prior cannot be used.
+        TemperatureError: Not `0 < low <= high`.
+        ObservationError: The observation is not finite.
+    """
+
+    def __init__(
+        self,
+        prior: Distribution,
+        beta_range: tuple[float, float],
+        x_o: Tensor | None = None,
+        options: LearnerOptions | None = None,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        low, high = (float(b) for b in beta_range)
+        if not 0 < low <= high < float("inf"):
+            raise TemperatureError(f"expected temperatures with 0 < low <= high, got low={low:g}, high={high:g}")
+        self.options = options or LearnerOptions()
+        self.prior, self.beta_range, self.seed = prior, (low, high), seed
+        self.whitening = whiten(prior)
+        self.names = tuple(names) if names else tuple(getattr(prior, "names", ()))
+        self.x_o = None if x_o is None else torch.atleast_2d(torch.as_tensor(x_o).double())
+        if self.x_o is not None and not self.x_o.isfinite().all():
+            bad = int((~self.x_o.isfinite()).sum())
+            raise ObservationError(f"the observation has {bad} NaN or infinite values; every number must be finite")
+        self.device = torch.device(self.options.device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.data: Simulations | None = None
+        self.held_out = torch.zeros(0, dtype=torch.bool)
+        self.scaling: DataScaling | None = None
+        self.surrogate: Surrogate | None = None
+        self.network: PosteriorNetwork | None = None
+        #: Tempered particles of the observation (of simulated x if there is none), as of the last fit_posterior.
+        self.focus: ParticleBank | None = None
+
+    def add(self, simulations: Simulations) -> None:
+        """Adds simulations to those that are learned from.
+
+        Raises:
+            DataError: Wrong shapes, or theta outside the prior's support.
+            ObservationError: The observation has another length than the simulations.
+        """
+        if not len(simulations):
+            return
+        if simulations.theta.shape[1] != self.whitening.dim:
+            raise DataError(
+                f"theta has {simulations.theta.shape[1]} columns, but the prior has dimension {self.whitening.dim}"
+            )
+        outside = int((~self.whitening.in_support(simulations.theta)).sum())
+        if outside:
+            raise DataError(
+                f"{outside} of {len(simulations)} theta lie outside the prior's support; remove them, or use the "
+                "prior that they were drawn from"
+            )
+        if self.data is not None and self.data.x.shape[1] != simulations.x.shape[1]:
+            raise DataError(
+                f"x has {simulations.x.shape[1]} columns, but the simulations so far have {self.data.x.shape[1]}; "
+                "all must list the same quantities in the same order"
+            )
+        if self.x_o is not None and self.x_o.shape[1] != simulations.x.shape[1]:
+            raise ObservationError(
+                f"the observation has {self.x_o.shape[1]} numbers, but the simulator returns "
+                f"{simulations.x.shape[1]}; both must list the same quantities in the same order"
+            )
+        parts = [simulations] if self.data is None else [self.data, simulations]
+        self.data = Simulations.concatenate(parts)
+        fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
+        self.held_out = torch.cat([self.held_out, fresh])
+
+    @property
+    def num_valid(self) -> int:
+        return 0 if self.data is None else int(self.data.valid.sum())
+
+    def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
+        """Fits the ensemble to all simulations so far; returns its held-out loss in nats.
+
+        Arguments:
+            final: Train to convergence; else a shorter update from where the ensemble stands.
+            on_progress: Called with "surrogate" and the held-out loss after each epoch.
+
+        Raises:
+            DataError: Fewer than 50 valid simulations.
+        """
+        if self.num_valid < MIN_SIMULATIONS:
+            total = 0 if self.data is None else len(self.data)
+            raise DataError(
+                f"at least {MIN_SIMULATIONS} valid simulations are needed to train, but there are "
+                f"{self.num_valid} (of {total}); run more, or find out why they fail"
+            )
+        assert self.data is not None
+        u, _, valid = self._tensors()
+        assert self.scaling is not None
+        z = spread(self.data.x[self.data.valid], self.scaling, self.generator).to(self.device)
+        if self.surrogate is None:
+            surrogate = Surrogate(self.whitening.dim, z.shape[1], self.options.surrogate, self.seed)
+            self.surrogate = surrogate.to(self.device)
+        options = self.options.surrogate
+        training = options.training if not self.surrogate.fitted else options.refine if final else options.update
+        with bounded_threads(self.options.threads):
+            return self.surrogate.fit(
+                u,
+                z,
+                valid,
+                self.held_out.to(self.device),
+                training,
+                self.generator,
+                _named("surrogate", on_progress),
+                self.options.threads or 1,
+            )
+
+    def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
+        """Distills the network from the current surrogate; returns its held-out loss in nats."""
+        _, scaling = self._fitted()
+        if self.network is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed + 1)
+                self.network = PosteriorNetwork(
+                    self.whitening.dim, scaling.dim, self.beta_range, self.options.network
+                ).to(self.device)
+        with bounded_threads(self.options.threads):
+            banks = self._banks(final)
+            self.focus = banks[0]
+            options = self.options.distillation if final else self.options.distillation_update
+            return distill(
+                self.network,
+                banks,
+                self._anchors(),
+                options,
+                self.generator,
+                _named("posterior", on_progress),
+            )
+
+    @torch.no_grad()
+    def predict(self, theta: Tensor) -> Tensor:
+        """One draw of `x` `(n, k)` for each `theta` `(n, d)` by the surrogate: free of simulations.
+
+        Counts come spread over their cells (a 3 as a number between 2.5 and 3.5).
+        """
+        surrogate, scaling = self._fitted()
+        u = self.whitening.to_u(theta).float().to(self.device)
+        return scaling.inverse(surrogate.sample(u, self.generator).cpu())
+
+    def posterior(self, metadata: dict[str, Any] | None = None) -> TemperedPosterior:
+        """The posterior as it stands; a copy that further training leaves alone."""
+        assert self.network is not None and self.scaling is not None, "fit_posterior comes first"
+        network = PosteriorNetwork.from_dict(self.network.as_dict())
+        network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
+        _, z, _ = self._tensors()
+        familiarity = Familiarity.fit(z)
+        default_x = self.x_o[0] if self.x_o is not None and len(self.x_o) == 1 else None
+        return TemperedPosterior(network, self.whitening, self.scaling, familiarity, self.names, default_x, metadata)
+
+    def _banks(self, final: bool) -> list[ParticleBank]:
+        """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
+        surrogate, scaling = self._fitted()
+        size = self.options.bank if final else self.options.bank // 8
+        anchors = (1.0,)
+        simulated = self._simulated_z(size // 2)
+        if self.x_o is None:
+            u = torch.randn(size - len(simulated), self.whitening.dim, generator=self.generator).to(self.device)
+            z = torch.cat([simulated, surrogate.sample(u, self.generator)])
+            return [ParticleBank(self._temper(z, self.options.tempering, anchors), z, 1.0)]
+        copies = max(1, (4 if final else 1) // len(self.x_o))
+        z_o = scaling(self.x_o).to(self.device).repeat(copies, 1)
+        focus = self._temper(z_o, self.options.focus, anchors)
+        density = TemperedDensity.from_particles(focus, 1000, self.generator)
+        u, _, _ = density.sample(size - len(simulated), self.generator)
+        z = torch.cat([simulated, surrogate.sample(u.to(self.device), self.generator)])
+        share = self.options.focus_share
+        around = self._temper(z, self.options.tempering, anchors)
+        return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
+
+    def _temper(self, z: Tensor, options: TemperingOptions, anchors: tuple[float, ...]) -> TemperedParticles:
+        surrogate, _ = self._fitted()
+
+        def log_likelihood(u: Tensor, index: Tensor) -> Tensor:
+            return surrogate.log_prob(u, z[index.to(z.device)][:, None, :])
+
+        with bounded_threads(self.options.threads):
+            return temper(
+                log_likelihood,
+                len(z),
+                self.whitening.dim,
+                self.beta_range,
+                options,
+                self.generator,
+                self.whitening.log_prior_ratio,
+                self.device,
+                anchors,
+            )
+
+    def _anchors(self) -> Anchors | None:
+        """Simulations proposed from a known density, weighted to the prior: posterior draws at beta = 1."""
+        assert self.data is not None
+        u, z, valid = self._tensors()
+        log_prior = self.prior.log_prob(self.data.theta.float()).double()
+        log_weight = (log_prior - self.data.log_proposal)[self.data.valid]
+        known = log_weight.isfinite() & ~self.held_out[self.data.valid]
+        if not known.any():
+            return None
+        # Truncated importance weights (Ionides 2008): a few huge ones must not own the anchors.
+        weight = log_weight[known].exp()
+        weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
+        rows = known.to(self.device)
+        return Anchors(u[valid][rows], z[rows], weight.float())
+
+    def _simulated_z(self, n: int) -> Tensor:
+        _, z, _ = self._tensors()
+        return z[torch.randperm(len(z), generator=self.generator)[:n].to(self.device)]
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`u` of all simulations, `z` of the valid ones, and which are valid, on the device."""
+        assert self.data is not None
+        valid = self.data.valid
+        if self.scaling is None:
+            self.scaling = DataScaling.fit(self.data.x[valid])
+        u = self.whitening.to_u(self.data.theta).float().to(self.device)
+        return u, self.scaling(self.data.x[valid]).to(self.device), valid.to(self.device)
+
+    def _fitted(self) -> tuple[Surrogate, DataScaling]:
+        assert self.surrogate is not None and self.scaling is not None, "fit_surrogate comes first"
+        return self.surrogate, self.scaling
+
+
+def _named(phase: str, on_progress: OnProgress | None) -> Callable[[int, float], None] | None:
+    return None if on_progress is None else lambda epoch, loss: on_progress(phase, loss)

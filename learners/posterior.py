@@ -1,0 +1,251 @@
+r"""What users hold at the end: `q(theta | x, beta)` for any x and any temperature, in milliseconds.
+
+.. math:: q(\theta \mid x, \beta) \approx p_\beta(\theta \mid x) \propto p(\theta)\, p(x \mid \theta)^\beta,
+    \qquad \log q(\theta \mid x, \beta) = \log q(u \mid x, \beta) + \log |\partial u / \partial \theta|
+
+(amortized generalized Bayes; Sun, Nicholls & Lee 2026, arXiv 2601.22367).
+"""
+
+from __future__ import annotations
+
+__all__ = ["TemperedPosterior"]
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Size, Tensor
+
+from simulators.errors import ObservationError, TemperatureError
+
+from .familiarity import Familiarity
+from .network import PosteriorNetwork
+from .scaling import DataScaling
+from .whitening import Whitening
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+    from .learner import LearnerOptions
+
+#: Below this p-value an observation is called far from everything simulated.
+_FAR = 0.005
+
+
+class TemperedPosterior:
+    """Amortized tempered posterior.
+
+    Build one with `TemperedPosterior.fit`, a campaign, or `TemperedPosterior.load`.
+
+    Arguments:
+        network: `q(u | x, beta)`.
+        whitening: The bijection `theta -> u`.
+        scaling: The bijection `x -> z`.
+        familiarity: Judges whether an x is like those simulated.
+        names: Names of the parameters.
+        default_x: Observation used where none is given, `(k,)`.
+        metadata: Facts to keep beside the weights (plain JSON values).
+    """
+
+    def __init__(
+        self,
+        network: PosteriorNetwork,
+        whitening: Whitening,
+        scaling: DataScaling,
+        familiarity: Familiarity,
+        names: Sequence[str] | None = None,
+        default_x: Tensor | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.network, self.whitening, self.scaling = network.eval(), whitening, scaling
+        self.familiarity = familiarity
+        self.names = tuple(names) if names else tuple(f"theta_{i}" for i in range(whitening.dim))
+        self.metadata = dict(metadata or {})
+        self.default_x: Tensor | None = None
+        if default_x is not None:
+            self.set_default_x(default_x)
+
+    @property
+    def beta_range(self) -> tuple[float, float]:
+        """Lowest and highest temperature for which the network was trained."""
+        return self.network.beta_range
+
+    @property
+    def dim_theta(self) -> int:
+        return self.whitening.dim
+
+    @property
+    def dim_x(self) -> int:
+        return self.scaling.dim
+
+    @classmethod
+    def fit(
+        cls,
+        theta: Tensor,
+        x: Tensor,
+        prior: Distribution,
+        beta_range: tuple[float, float] = (0.1, 2.0),
+        options: LearnerOptions | None = None,
+        seed: int = 0,
+    ) -> TemperedPosterior:
+        """Trains on simulations that exist already, drawn from the prior.
+
+        Arguments:
+            theta: `(n, d)`, draws of the prior.
+            x: `(n, k)`, their simulations; rows with NaN or infinite values count as failures.
+            prior: `p(theta)`, `event_shape` `(d,)`.
+            beta_range: Lowest and highest temperature.
+            options: Sizes and training options.
+            seed: Deterministic on the CPU.
+
+        Raises:
+            PriorError, DataError, TemperatureError: With the remedy.
+        """
+        from .learner import Learner
+        from .simulations import Simulations
+
+        learner = Learner(prior, beta_range, options=options, seed=seed)
+        learner.add(Simulations.from_prior(torch.as_tensor(theta), torch.as_tensor(x)))
+        learner.fit_surrogate()
+        learner.fit_posterior()
+        return learner.posterior()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        sample_shape: Size | tuple[int, ...] = Size(),
+        x: Any = None,
+        beta: float = 1.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draws of `q(theta | x, beta)`, shape `sample_shape + (d,)`, float32.
+
+        Arguments:
+            sample_shape: Shape of the draws, such as `(1000,)`.
+            x: Observation `(k,)`; the default observation if None.
+            beta: Temperature within `beta_range`.
+            seed: Makes the draws repeatable.
+
+        Raises:
+            TemperatureError: `beta` outside the trained range.
+            ObservationError: No x, or one of another shape, or not finite.
+        """
+        z = self._scaled(x)
+        if z.ndim != 1:
+            raise ObservationError(
+                f"sample takes one observation of shape ({self.dim_x},), got {tuple(z.shape)}; use sample_batched"
+            )
+        return self._draw(Size(sample_shape), z, beta, seed)
+
+    @torch.no_grad()
+    def sample_batched(
+        self,
+        sample_shape: Size | tuple[int, ...],
+        x: Any,
+        beta: float = 1.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draws for many observations `x` `(b, k)`, shape `sample_shape + (b, d)`, float32."""
+        z = self._scaled(x)
+        return self._draw(Size(sample_shape), torch.atleast_2d(z), beta, seed)
+
+    @torch.no_grad()
+    def log_prob(self, theta: Any, x: Any = None, beta: float = 1.0) -> Tensor:
+        """`log q(theta | x, beta)` for `theta` `(n, d)`, shape `(n,)`; minus infinity outside the prior.
+
+        `x` is one observation `(k,)`, or one for each theta, `(n, k)`.
+
+        Raises:
+            TemperatureError, ObservationError: As `sample`.
+        """
+        z = self._scaled(x)
+        theta = torch.atleast_2d(torch.as_tensor(theta, dtype=torch.float64))
+        if theta.shape[-1] != self.dim_theta:
+            raise ObservationError(
+                f"expected theta of shape (n, {self.dim_theta}) for {', '.join(self.names)}, got {tuple(theta.shape)}"
+            )
+        if z.ndim > 1 and z.shape[0] not in (1, len(theta)):
+            raise ObservationError(
+                f"log_prob takes one observation of shape ({self.dim_x},), or one for each of the {len(theta)} theta, "
+                f"got {tuple(z.shape)}"
+            )
+        inside = self.whitening.in_support(theta)
+        u = self.whitening.to_u(theta).float().nan_to_num(0.0)
+        log_q = self.network(z, self._beta(beta, z.shape[:-1])).log_prob(u)
+        result = log_q.double() + self.whitening.log_abs_det(theta)
+        return torch.where(inside, result, -math.inf).float()
+
+    def set_default_x(self, x: Any) -> TemperedPosterior:
+        """Sets the observation `(k,)` that is used where none is given; returns self."""
+        x = self._check_x(x)
+        if x.numel() != self.dim_x:
+            raise ObservationError(f"expected one observation of shape ({self.dim_x},), got {tuple(x.shape)}")
+        self.default_x = x.reshape(-1)
+        return self
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes `posterior.safetensors` and `posterior.json` into `directory`; returns it."""
+        from .saving import save_posterior
+
+        return save_posterior(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> TemperedPosterior:
+        """Reads what `save` wrote, or the posterior of a campaign's run directory.
+
+        Raises:
+            SavedModelError: Nothing there, damaged, or written by a newer version.
+        """
+        from .saving import load_posterior
+
+        return load_posterior(Path(directory))
+
+    def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None) -> Tensor:
+        distribution = self.network(z, self._beta(beta, z.shape[:-1]))
+        if seed is None:
+            u = distribution.sample(shape)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                u = distribution.sample(shape)
+        return self.whitening.to_theta(u).float()
+
+    def _beta(self, beta: float, shape: Size) -> Tensor:
+        low, high = self.beta_range
+        if not low * (1 - 1e-6) <= float(beta) <= high * (1 + 1e-6):
+            raise TemperatureError(
+                f"beta = {float(beta):g} is outside the trained range [{low:g}, {high:g}]; choose one inside, "
+                "or train with another temperature range"
+            )
+        return torch.full(shape, float(beta))
+
+    def _scaled(self, x: Any) -> Tensor:
+        if x is None:
+            if self.default_x is None:
+                raise ObservationError("no observation: pass x=..., or set one with set_default_x")
+            x = self.default_x
+        z = self.scaling(self._check_x(x))
+        p_value = self.familiarity.p_value(torch.atleast_2d(z))
+        far = int((p_value < _FAR).sum())
+        if far:
+            which = "this x is" if z.ndim == 1 else f"{far} of {p_value.numel()} x are"
+            warnings.warn(
+                f"{which} unlike the simulated data (p = {float(p_value.min()):.2g}): the simulator may be unable to "
+                "produce it, and the network was not trained there; consider a lower beta",
+                stacklevel=4,  # this, the public method, its no_grad, the caller
+            )
+        return z
+
+    def _check_x(self, x: Any) -> Tensor:
+        x = torch.as_tensor(x, dtype=torch.float64)
+        if x.ndim == 0 or x.shape[-1] != self.dim_x:
+            raise ObservationError(
+                f"expected an observation of {self.dim_x} numbers (as the simulator returns), "
+                f"got shape {tuple(x.shape)}"
+            )
+        if not x.isfinite().all():
+            raise ObservationError(f"the observation has {int((~x.isfinite()).sum())} NaN or infinite values")
+        return x

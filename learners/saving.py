@@ -1,0 +1,96 @@
+"""The saved form of a posterior: `posterior.safetensors` (numbers) and `posterior.json` (the rest).
+
+No pickle: loading runs no code that came with the file.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FORMAT_VERSION", "load_posterior", "save_posterior"]
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from simulators.errors import SavedModelError, TemperflowError
+
+from .familiarity import Familiarity
+from .network import PosteriorNetwork
+from .posterior import TemperedPosterior
+from .scaling import DataScaling
+from .whitening import whitening_from_dict
+
+FORMAT_VERSION = 1
+_TENSORS, _SPEC = "posterior.safetensors", "posterior.json"
+#: What reading files with missing, surplus or altered parts may raise.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)
+
+
+def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
+    """Writes both files, each complete or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{k}": v.contiguous().cpu() for k, v in posterior.network.state_dict().items()}
+    familiarity = posterior.familiarity
+    tensors["familiarity.mean"] = familiarity.mean.contiguous()
+    tensors["familiarity.precision"] = familiarity.precision.contiguous()
+    tensors["familiarity.distances"] = familiarity.distances.contiguous()
+    spec: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "names": list(posterior.names),
+        "network": posterior.network.as_dict(),
+        "whitening": posterior.whitening.as_dict(),
+        "scaling": posterior.scaling.as_dict(),
+        "default_x": None if posterior.default_x is None else posterior.default_x.tolist(),
+        "metadata": posterior.metadata,
+    }
+    text = json.dumps(spec, indent=1)  # first, so that metadata that JSON does not know leaves an old save alone
+    temporary = directory / f".{_TENSORS}.{os.getpid()}"
+    save_file(tensors, temporary)
+    os.replace(temporary, directory / _TENSORS)
+    temporary = directory / f".{_SPEC}.{os.getpid()}"
+    temporary.write_text(text)
+    os.replace(temporary, directory / _SPEC)
+    return directory
+
+
+def load_posterior(directory: Path) -> TemperedPosterior:
+    """Reads a posterior; a run directory's is in its folder `posterior`."""
+    if not (directory / _SPEC).exists() and (directory / "posterior" / _SPEC).exists():
+        directory = directory / "posterior"
+    spec_path, tensor_path = directory / _SPEC, directory / _TENSORS
+    if not spec_path.exists() or not tensor_path.exists():
+        raise SavedModelError(
+            f"expected {_SPEC} and {_TENSORS} in {directory}, but they are not there; "
+            "has the campaign finished training?"
+        )
+    try:
+        spec = json.loads(spec_path.read_text())
+        version = int(spec["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedModelError(f"{spec_path} is damaged ({error}); save the posterior again") from error
+    if version > FORMAT_VERSION:
+        raise SavedModelError(
+            f"{directory} was saved in format {version}, but this temperflow reads up to {FORMAT_VERSION}; "
+            "upgrade temperflow"
+        )
+    try:
+        tensors = load_file(tensor_path)
+        network = PosteriorNetwork.from_dict(spec["network"])
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        return TemperedPosterior(
+            network,
+            whitening_from_dict(spec["whitening"]),
+            DataScaling.from_dict(spec["scaling"]),
+            Familiarity(*(tensors[f"familiarity.{k}"] for k in ("mean", "precision", "distances"))),
+            spec["names"],
+            None if spec["default_x"] is None else torch.tensor(spec["default_x"], dtype=torch.float64),
+            spec["metadata"],
+        )
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0]
+        raise SavedModelError(f"{directory} is damaged ({reason}); save the posterior again") from error

@@ -1,0 +1,64 @@
+"""Simulations as the learner takes them: parameters, data, and how each row came to be."""
+
+from __future__ import annotations
+
+__all__ = ["Simulations"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simulators.errors import DataError
+
+
+@dataclass(frozen=True)
+class Simulations:
+    """A set of finished simulations, failures included.
+
+    Attributes:
+        theta: `(n, d)`, double precision.
+        x: `(n, k)`, double precision; rows of failures are NaN.
+        log_proposal: Log density that each theta was proposed from, `(n,)`; NaN where there is none.
+    """
+
+    theta: Tensor
+    x: Tensor
+    log_proposal: Tensor
+
+    def __post_init__(self) -> None:
+        if self.theta.ndim != 2 or self.x.ndim != 2 or len(self.theta) != len(self.x):
+            raise DataError(
+                "expected theta of shape (n, d) and x of shape (n, k) with the same n, "
+                f"got {tuple(self.theta.shape)} and {tuple(self.x.shape)}"
+            )
+        if not self.theta.isfinite().all():
+            raise DataError("theta has NaN or infinite values; every simulated parameter must be finite")
+
+    @classmethod
+    def from_prior(cls, theta: Tensor, x: Tensor, log_prior: Tensor | None = None) -> Simulations:
+        """Simulations whose parameters are draws of the prior."""
+        theta = torch.as_tensor(theta).detach().double()
+        x = torch.as_tensor(x).detach().double()
+        if x.ndim > 2:
+            x = x.flatten(1)
+        if log_prior is None:
+            log_prior = torch.full((len(theta),), torch.nan, dtype=torch.float64)
+        return cls(theta, x, log_prior.double())
+
+    @property
+    def valid(self) -> Tensor:
+        """Which rows have a finite result, boolean `(n,)`."""
+        return self.x.isfinite().all(dim=1)
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    @staticmethod
+    def concatenate(parts: list[Simulations]) -> Simulations:
+        """All parts as one."""
+        return Simulations(
+            torch.cat([p.theta for p in parts]),
+            torch.cat([p.x for p in parts]),
+            torch.cat([p.log_proposal for p in parts]),
+        )

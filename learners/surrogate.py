@@ -1,0 +1,187 @@
+r"""The surrogate: an ensemble of conditional flows `p_e(x | u)` fitted to the stored simulations.
+
+It is indifferent to where acquisition chose to simulate: a likelihood is learned, so no correction for the
+proposal is needed. Members differ in kind; their log densities are pooled with weights from held-out pairs,
+
+.. math:: \ell(u, x) = \log \sum_e w_e\, p_e(x \mid u) + \log p(\mathrm{valid} \mid u),
+
+(stacking, Yao et al. 2018, arXiv 1704.02030), and their disagreement is the epistemic uncertainty.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Surrogate", "SurrogateOptions"]
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from zuko.flows import Flow
+
+from .flows import affine_flow, gaussian_flow, spline_flow
+from .training import TrainOptions, bounded_threads, fit_flow
+from .validity import Validity
+
+#: Above this dimension of x, autoregressive splines cost more than they bring.
+_SPLINE_DIM = 16
+
+
+@dataclass(frozen=True)
+class SurrogateOptions:
+    """What the ensemble is made of.
+
+    Arguments:
+        members: Kinds of member ("gaussian", "affine", "spline"); empty chooses by the dimension of x.
+        hidden: Widths of the hidden layers.
+        held_out: Share of the simulations that only score.
+        training: Options of a fit from scratch.
+        update: Options of a fit that continues from the previous one while simulations still come.
+        refine: Options of the last fit, where it continues from previous ones.
+    """
+
+    members: tuple[str, ...] = ()
+    hidden: tuple[int, ...] = (128, 128, 128, 128)
+    held_out: float = 0.1
+    training: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=200, patience=25))
+    update: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=40, patience=15))
+    refine: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=80, patience=30, learning_rate=1.5e-3))
+
+    def kinds(self, dim_x: int) -> tuple[str, ...]:
+        """The members for data of dimension `dim_x`."""
+        if self.members:
+            return self.members
+        if dim_x > _SPLINE_DIM:
+            return ("gaussian", "gaussian", "affine")
+        return ("gaussian", "affine", "spline", "spline")
+
+
+class Surrogate(nn.Module):
+    """Ensemble of flows over scaled data `z` `(*, k)` given whitened parameters `u` `(*, d)`.
+
+    Arguments:
+        dim_u: Dimension d of `u`.
+        dim_z: Dimension k of `z`.
+        options: See `SurrogateOptions`.
+        seed: Seed of the initial weights.
+    """
+
+    def __init__(self, dim_u: int, dim_z: int, options: SurrogateOptions, seed: int) -> None:
+        super().__init__()
+        self.options, self.seed, self.fitted = options, seed, False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            kinds = options.kinds(dim_z)
+            self.members = nn.ModuleList([_member(kind, dim_z, dim_u, options.hidden) for kind in kinds])
+            self.validity = Validity(dim_u)
+        self.register_buffer("weights", torch.full((len(kinds),), 1 / len(kinds)))
+        self.weights: Tensor
+
+    def fit(
+        self,
+        u: Tensor,
+        z: Tensor,
+        valid: Tensor,
+        held_out: Tensor,
+        training: TrainOptions,
+        generator: torch.Generator,
+        on_epoch: Callable[[int, float], None] | None = None,
+        threads: int = 1,
+    ) -> float:
+        """Fits every member, continuing from where it stands, then the weights and `p(valid | u)`.
+
+        Arguments:
+            u: Whitened parameters of all simulations, `(n, d)`.
+            z: Scaled data of the valid ones, `(n_valid, k)`.
+            valid: Which simulations are valid, boolean `(n,)`.
+            held_out: Which of all simulations only score, boolean `(n,)`; the same ones in every fit.
+            training: Options of this fit.
+            generator: Source of randomness on the CPU.
+            on_epoch: Called with the epoch and held-out loss of the member being fitted.
+            threads: Members fitted at once, each on one thread: such small networks gain nothing from more.
+
+        Returns:
+            Held-out loss of the pooled ensemble, `-mean log p(z | u)` in nats.
+        """
+        context, held_out = u[valid], held_out[valid]
+        seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
+
+        def fit_member(member: nn.Module, seed: int) -> None:
+            with bounded_threads(1):
+                own = torch.Generator().manual_seed(seed)
+                fit_flow(member, z, context, held_out, training, own, on_epoch)
+
+        with ThreadPoolExecutor(max(1, threads)) as workers:
+            list(workers.map(fit_member, self.members, seeds))
+        with torch.no_grad():
+            log_p = self._members(context[held_out], z[held_out]) if held_out.any() else None
+        if log_p is not None:
+            self.weights.copy_(_stack(log_p))
+        self.validity.fit(u, valid, generator)
+        self.fitted = True
+        if log_p is None:
+            return float("nan")
+        return -float(torch.logsumexp(log_p + self.weights.log()[:, None], dim=0).mean())
+
+    def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`."""
+        batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+        flat_u, flat_z = _flat(u, batch), _flat(z, batch)
+        chunks = zip(flat_u.split(65536), flat_z.split(65536), strict=True)
+        return torch.cat([self._pooled(a, b) for a, b in chunks]).reshape(batch)
+
+    def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        """Each member's `log p_e(z | u)`, shape `(e, *)`."""
+        batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+        return self._members(_flat(u, batch), _flat(z, batch)).reshape(-1, *batch)
+
+    def sample(self, u: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw `z` `(n, k)` for each `u` `(n, d)`, from members in proportion to their weights."""
+        chosen = torch.multinomial(self.weights.cpu(), len(u), replacement=True, generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        z = torch.empty(len(u), self.dim_z, device=u.device)
+        with torch.random.fork_rng(devices=[u.device] if u.is_cuda else []), torch.no_grad():
+            torch.manual_seed(seed)
+            for e, member in enumerate(self.members):
+                rows = (chosen == e).to(u.device)
+                if rows.any():
+                    z[rows] = member(u[rows]).sample()
+        return z
+
+    @property
+    def dim_z(self) -> int:
+        return int(self.members[0].transform.transforms[0].features)  # type: ignore[union-attr,index]
+
+    def _pooled(self, u: Tensor, z: Tensor) -> Tensor:
+        log_p = self._members(u, z)
+        return torch.logsumexp(log_p + self.weights.log()[:, None], dim=0) + self.validity.log_prob(u)
+
+    def _members(self, u: Tensor, z: Tensor) -> Tensor:
+        return torch.stack([member(u).log_prob(z) for member in self.members])
+
+
+def _member(kind: str, features: int, context: int, hidden: Sequence[int]) -> Flow:
+    if kind == "gaussian":
+        return gaussian_flow(features, context, hidden)
+    if kind == "affine":
+        transforms = 1 if features > _SPLINE_DIM else 3
+        return affine_flow(features, context, hidden, transforms)
+    return spline_flow(features, context, hidden)
+
+
+def _stack(log_p: Tensor, iterations: int = 200) -> Tensor:
+    """Weights `(e,)` of the mixture that maximize the held-out score of `log_p` `(e, n)`, by EM.
+
+    A little of every member stays: the heaviest tail must not vanish because it was not needed yet.
+    """
+    weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
+    log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
+    for _ in range(iterations):
+        weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-3)
+        weights = weights / weights.sum()
+    return weights
+
+
+def _flat(value: Tensor, batch: torch.Size) -> Tensor:
+    return value.expand(*batch, value.shape[-1]).reshape(-1, value.shape[-1])

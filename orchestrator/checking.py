@@ -1,0 +1,118 @@
+"""Calibration of a finished campaign from the simulations that were kept for it."""
+
+from __future__ import annotations
+
+__all__ = ["CheckResult", "check", "read_check"]
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from learners.calibration import Calibration, sbc_ranks
+from learners.posterior import TemperedPosterior
+
+from .proposal import ProposalKind
+from .run_directory import RunDirectory
+from .store import split_columns
+
+_MIN_ROWS = 20
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """SBC of one population, in plain values.
+
+    Attributes:
+        kind: `prior` or `tempered`.
+        population: What theta was drawn from, in words.
+        ranks: `(n, d)` in [0, 1].
+        p_values: `(d,)`.
+        effective_draws: Median effective number of posterior draws behind a rank.
+        passed: Whether no parameter is rejected at 5 % (Bonferroni).
+    """
+
+    kind: str
+    population: str
+    ranks: list[list[float]]
+    p_values: list[float]
+    effective_draws: float
+    passed: bool
+
+    @property
+    def verdict(self) -> str:
+        """One honest sentence."""
+        n = len(self.ranks)
+        if self.passed:
+            return f"No miscalibration was found with {n} simulations; a small one would need more to show."
+        return f"Miscalibrated: with {n} simulations the ranks of at least one parameter are not uniform."
+
+
+def check(run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int) -> list[CheckResult]:
+    """Ranks the simulations kept from training, writes `calibration.json`, returns one result a population.
+
+    A campaign at temperatures without 1 cannot be checked by SBC and gives an empty list.
+    """
+    low, high = posterior.beta_range
+    results: list[CheckResult] = []
+    if low <= 1.0 <= high:
+        table = run.store().read(["theta", "x", "status", "proposal"])
+        theta, x = split_columns(table)
+        kind = np.array(table["proposal"].to_pylist())
+        ok = np.array(table["status"].to_pylist()) == "ok"
+        fresh = table["id"].to_numpy() >= int(posterior.metadata.get("calibration_from", 0))
+        prior = ok & (kind == ProposalKind.CALIBRATION_PRIOR)
+        tempered = ok & fresh & (kind == ProposalKind.CALIBRATION_TEMPERED)
+        if prior.sum() >= _MIN_ROWS:
+            ranks = _ranks(posterior, theta[prior], x[prior], "the prior", draws, seed, None)
+            results.append(_plain("prior", ranks))
+        if tempered.sum() >= _MIN_ROWS and posterior.default_x is not None:
+            population = (
+                f"the part of the prior that the tempered posterior of the observation at beta = {low:g} occupies"
+            )
+            ranks = _ranks(posterior, theta[tempered], x[tempered], population, draws, seed, low)
+            results.append(_plain("tempered", ranks))
+    run.write("calibration.json", json.dumps([asdict(r) for r in results]))
+    return results
+
+
+def read_check(run: RunDirectory) -> list[CheckResult]:
+    """What `check` wrote last; empty if it has not run."""
+    path = run.path / "calibration.json"
+    return [CheckResult(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+
+
+def _ranks(
+    posterior: TemperedPosterior,
+    theta: np.ndarray,
+    x: np.ndarray,
+    population: str,
+    draws: int,
+    seed: int,
+    beta_low: float | None,
+) -> Calibration:
+    def log_weight(values: torch.Tensor) -> torch.Tensor:
+        assert beta_low is not None
+        return posterior.log_prob(values, beta=beta_low).double() - posterior.whitening.log_prior(values)
+
+    return sbc_ranks(
+        posterior,
+        torch.as_tensor(theta),
+        torch.as_tensor(x),
+        population,
+        draws,
+        None if beta_low is None else log_weight,
+        seed,
+    )
+
+
+def _plain(kind: str, result: Calibration) -> CheckResult:
+    return CheckResult(
+        kind,
+        result.population,
+        np.round(result.ranks, 5).tolist(),
+        result.p_values.tolist(),
+        result.effective_draws,
+        result.passed,
+    )

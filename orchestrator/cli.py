@@ -1,0 +1,215 @@
+"""The command line: `temperflow run | status | sample | check | report`."""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from simulators.errors import ConfigError, TemperflowError
+
+from .run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from .checking import CheckResult
+    from .report import Comparison, Width
+
+app = typer.Typer(
+    name="temperflow",
+    help="Tempered posteriors of costly simulators: simulate wisely on Ray, train one network, ask it anything.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+console = Console()
+_state = {"debug": False}
+
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    _state["debug"] = debug
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.captureWarnings(False)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+
+
+@app.command(epilog="Example: temperflow run examples/hudson_bay.yaml --set budget.simulations=2000")
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join; default RAY_ADDRESS, else this machine.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
+    ] = None,
+) -> None:
+    """Run a campaign, or continue it."""
+    from .campaign import Campaign
+    from .reporting import comparison
+
+    result = Campaign.from_file(config, settings or (), directory, address).run()
+    _print_checks(result.checks)
+    _print_comparison(*comparison(RunDirectory(result.directory), result.posterior))
+    console.print(f"\nreport:     {result.directory / 'report.html'}", soft_wrap=True)
+    console.print(f"posterior:  {result.directory / 'posterior'}", soft_wrap=True)
+    console.print(
+        f"draws:      temperflow sample {result.directory} --beta 0.5 -n 1000 --out draws.csv", soft_wrap=True
+    )
+
+
+@app.command(epilog="Example: temperflow status runs/hudson_bay")
+def status(directory: RunDir) -> None:
+    """What a campaign has done so far, and why simulations failed."""
+    run = RunDirectory(directory)
+    records = run.records()
+    frame = run.store().read(["status", "reason", "seconds", "proposal", "attempts"]).to_pandas()
+    budget = records["config"]["budget"]
+    state = "finished" if "finished" in records else "posterior trained" if run.posterior.exists() else "simulating"
+    console.print(
+        f"[bold]{records['config']['name']}[/bold]: {state} (or waiting to be continued)"
+        if state != "finished"
+        else f"[bold]{records['config']['name']}[/bold]: {state}"
+    )
+    of = f" of {budget['simulations']}" if budget.get("simulations") else ""
+    console.print(f"{len(frame)}{of} simulations, {frame['seconds'].sum():.1f} simulator-seconds")
+    table = Table("status", "reason", "simulations", "attempts")
+    groups = frame.groupby(["status", "reason"], dropna=False)
+    for (kind, reason), part in sorted(groups, key=lambda item: -len(item[1]))[:20]:
+        table.add_row(kind, reason or "", str(len(part)), str(int(part["attempts"].sum())))
+    console.print(table)
+
+
+@app.command(epilog="Example: temperflow sample runs/hudson_bay --beta 0.5 -n 1000 --out draws.parquet")
+def sample(
+    directory: RunDir,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    x: Annotated[
+        str, typer.Option(help="`observation`, or a file with other data (.csv, .npy, .json, .parquet).")
+    ] = "observation",
+    beta: Annotated[float, typer.Option(help="Temperature.")] = 1.0,
+    n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="Makes the draws repeatable.")] = None,
+) -> None:
+    """Draw from the tempered posterior."""
+    import pandas as pd
+
+    from learners.posterior import TemperedPosterior
+
+    from .config import ObservationConfig
+    from .observation import read_observation
+
+    if out.suffix.lower() not in (".parquet", ".csv"):
+        raise ConfigError(f"expected --out to end in .parquet or .csv, got {out}")
+    posterior = TemperedPosterior.load(directory)
+    observed = None
+    if x != "observation":
+        records = RunDirectory(directory).records() if RunDirectory(directory).exists else {}
+        columns = (records.get("observation") or {}).get("series", []) if x.endswith((".csv", ".parquet")) else []
+        observed = read_observation(ObservationConfig(file=x, columns=columns), Path()).x
+    draws = posterior.sample((n,), x=observed, beta=beta, seed=seed)
+    frame = pd.DataFrame(draws.numpy(), columns=list(posterior.names))
+    if out.suffix.lower() == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        frame.to_parquet(out, index=False)
+    console.print(f"{n} draws at beta = {beta:g} in {out}", soft_wrap=True)
+
+
+@app.command(epilog="Example: temperflow check runs/hudson_bay")
+def check(directory: RunDir) -> None:
+    """Check the posterior's calibration (SBC) on the simulations kept from training."""
+    from learners.posterior import TemperedPosterior
+
+    from .checking import check as check_run
+
+    run = RunDirectory(directory)
+    settings = run.records()["config"]
+    results = check_run(run, TemperedPosterior.load(directory), settings["calibration"]["draws"], settings["seed"])
+    if not results:
+        raise ConfigError(
+            "there are too few simulations to check with (at least 20 a population), or beta = 1 is outside the "
+            "trained range; raise `calibration.share` or the budget and run again"
+        )
+    _print_checks(results)
+
+
+@app.command(epilog="Example: temperflow report runs/hudson_bay")
+def report(directory: RunDir) -> None:
+    """Write the report anew, without simulating or training."""
+    from .reporting import make_report
+
+    run = RunDirectory(directory)
+    make_report(run)
+    console.print(f"{run.report}", soft_wrap=True)
+
+
+def _print_checks(results: list[CheckResult]) -> None:
+    for result in results:
+        console.print(f"\nSBC over {result.population}: {result.verdict}", soft_wrap=True)
+        console.print(
+            f"  p-values {', '.join(f'{p:.2g}' for p in result.p_values)} "
+            f"({result.effective_draws:.0f} effective draws)",
+            soft_wrap=True,
+        )
+
+
+def _print_comparison(rows: list[Comparison], widths: list[Width]) -> None:
+    if rows:
+        table = Table("parameter", "known mean", "known sd", "mean", "sd", "difference / sd", "sd ratio", "agrees")
+        for row in rows:
+            numbers = (row.expected_mean, row.expected_std, row.mean, row.std)
+            table.add_row(
+                row.parameter,
+                *(f"{value:.4g}" for value in numbers),
+                f"{row.difference:+.2f}",
+                f"{row.ratio:.2f}",
+                "yes" if row.ok else "NO",
+            )
+        console.print("\nThe posterior at beta = 1 beside the known one")
+        console.print(table)
+    if widths:
+        narrow = [row.parameter for row in widths if not row.ok]
+        verdict = f"not in {', '.join(narrow)}" if narrow else "in every parameter"
+        console.print(f"wider at the lowest temperature than at beta = 1: {verdict}")
+
+
+def main() -> None:
+    """Entry point: exit code 0 only for success, one clear message instead of a traceback."""
+    try:
+        app(standalone_mode=True)
+    except TemperflowError as error:
+        if _state["debug"]:
+            raise
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        Console(stderr=True).print(
+            f"error: unexpected {type(error).__name__}: {error}\nRun `temperflow --debug ...` for the traceback; what "
+            "was simulated is in the run directory.",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)

@@ -1,0 +1,303 @@
+"""The configuration of a campaign: YAML in, validated frozen models out."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AcquisitionConfig",
+    "BudgetConfig",
+    "CampaignConfig",
+    "KnownPosterior",
+    "LearnerConfig",
+    "ObservationConfig",
+    "ResourcesConfig",
+    "SimulatorConfig",
+    "TemperatureConfig",
+    "TrackingConfig",
+    "load_config",
+]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from simulators.errors import ConfigError, PriorError, nearest
+from simulators.prior import Marginal
+from simulators.tasks import task_names
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ResourcesConfig(_Model):
+    """What Ray reserves for one simulation."""
+
+    cpus: float = Field(1.0, gt=0)
+    """CPU cores."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs."""
+    memory: int | None = Field(None, gt=0)
+    """Bytes of memory."""
+    custom: dict[str, float] = {}
+    """Custom Ray resources, name to amount."""
+
+
+class SimulatorConfig(_Model):
+    """The simulator: exactly one of `function` and `task`."""
+
+    function: str | None = None
+    """`path/to/file.py:name` (relative to the configuration file) or `package.module:name`: a callable
+    `theta (d,) -> x`, optionally taking `seed`."""
+    task: str | None = None
+    """Name of a built-in benchmark task, such as `two_moons`; it brings its own prior."""
+    batched: bool = False
+    """Whether the callable takes `(n, d)` and returns `(n, ...)`."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What one simulation needs."""
+    timeout: float | None = Field(None, gt=0)
+    """Seconds after which a simulation is killed and recorded as `timeout`."""
+    retries: int = Field(1, ge=0)
+    """How often a simulation whose process crashed or whose worker was lost is tried again."""
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str | None) -> str | None:
+        if value is not None and value not in task_names():
+            raise ValueError(f"there is no task '{value}'; {nearest(value, task_names())}")
+        return value
+
+
+class ObservationConfig(_Model):
+    """Where the observed data are."""
+
+    file: str
+    """CSV (with a header), `.npy`, JSON list or Parquet file, relative to the configuration file."""
+    columns: list[str] = []
+    """Columns of a table, in the order in which the simulator lists them; empty takes all but `index`."""
+    index: str | None = None
+    """Column that only labels the rows, such as a year."""
+
+
+class TemperatureConfig(_Model):
+    """The range of temperatures `beta` that the posterior is trained for."""
+
+    low: float = Field(0.1, gt=0)
+    """Lowest beta."""
+    high: float = Field(2.0, gt=0)
+    """Highest beta."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TemperatureConfig:
+        if not self.low <= self.high:
+            raise ValueError(f"expected low <= high, got low={self.low:g} and high={self.high:g}")
+        return self
+
+
+class BudgetConfig(_Model):
+    """When to stop; at least one limit."""
+
+    simulations: int | None = Field(None, ge=1)
+    """Simulations in all, failures included."""
+    hours: float | None = Field(None, gt=0)
+    """Hours of simulating, from the start of the campaign; training and reporting come after."""
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> BudgetConfig:
+        if self.simulations is None and self.hours is None:
+            raise ValueError("an empty budget: give `simulations`, `hours`, or both")
+        return self
+
+
+class LearnerConfig(_Model):
+    """The learner; the defaults suit most campaigns."""
+
+    members: list[Literal["gaussian", "affine", "spline"]] = []
+    """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
+    hidden: list[int] = [128, 128, 128, 128]
+    """Widths of the surrogate's hidden layers."""
+    epochs: int = Field(200, ge=1)
+    """Passes over the simulations in a fit from scratch, at most (training stops early)."""
+    update_epochs: int = Field(40, ge=1)
+    """The same for updates while simulations still come."""
+    refine_epochs: int = Field(80, ge=1)
+    """The same for the last fit, which continues from the updates."""
+    bank: int = Field(256, ge=8)
+    """Number of x on which the posterior network is distilled."""
+    pairs: int = Field(100_000, ge=1000)
+    """Training pairs of the posterior network."""
+    posterior_epochs: int = Field(15, ge=1)
+    """Passes over them."""
+    cpus: float = Field(1.0, ge=0)
+    """CPU cores reserved for the trainer while simulations run."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of the trainer; by default one if the cluster has any."""
+
+
+class AcquisitionConfig(_Model):
+    """How (theta, beta) are chosen."""
+
+    method: Literal["default", "tempered", "prior", "sobol"] = "default"
+    """`default`: a share of prior draws, tempered-posterior draws and BoTorch's choice; `tempered`: without the
+    latter; `prior`: prior draws; `sobol`: a low-discrepancy sequence of the prior."""
+    prior_share: float = Field(0.2, ge=0.05, le=1.0)
+    """Share of the simulations that is always drawn from the prior."""
+    chosen_share: float = Field(0.2, ge=0.0, le=1.0)
+    """Share chosen by the acquisition function (`default` only)."""
+    initial: int | None = Field(None, ge=1)
+    """Prior draws before the first fit; by default an eighth of the budget, between 100 and 1000."""
+    growth: float = Field(0.5, gt=0)
+    """How far, relative to what the model was trained on, simulating may run ahead of a trainer that is
+    slower than the simulator. Costly simulations never wait."""
+
+
+class CalibrationConfig(_Model):
+    """Simulations kept away from training, to check the posterior (SBC)."""
+
+    share: float = Field(0.05, ge=0.0, le=0.5)
+    """Share of the budget, at most `simulations` a population."""
+    simulations: int = Field(200, ge=0)
+    """Simulations a population."""
+    draws: int = Field(200, ge=20)
+    """Posterior draws against which each is ranked."""
+
+
+class TrackingConfig(_Model):
+    """MLflow."""
+
+    enabled: bool = True
+    """Whether to track at all."""
+    uri: str | None = None
+    """Tracking server; by default `MLFLOW_TRACKING_URI`, else a sqlite store in the current folder."""
+    experiment: str = "temperflow"
+    """Experiment in which the run appears."""
+    model: str | None = None
+    """Name in the model registry; by default the campaign's name."""
+
+
+class KnownPosterior(_Model):
+    """A parameter's posterior at beta = 1 as known from elsewhere, to compare with in the report."""
+
+    mean: float
+    """Posterior mean."""
+    std: float = Field(gt=0)
+    """Posterior standard deviation."""
+
+
+class CampaignConfig(_Model):
+    """A campaign."""
+
+    name: str = Field("campaign", pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
+    """Name of the campaign; also of the model in the registry."""
+    simulator: SimulatorConfig
+    """What is simulated."""
+    parameters: dict[str, dict[str, Any]] = {}
+    """Name to prior: `{distribution: Normal, loc: 0, scale: 1, low: 0}`, a class of torch.distributions with its
+    arguments, and optional bounds that truncate it."""
+    prior: str | None = None
+    """Instead of `parameters`: `file.py:name` of any `torch.distributions.Distribution` over `(d,)`."""
+    observation: ObservationConfig | None = None
+    """The observed data (a path or a mapping); absent for an amortized campaign."""
+    temperature: TemperatureConfig = TemperatureConfig()
+    """Range of temperatures."""
+    budget: BudgetConfig
+    """When to stop."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner."""
+    acquisition: AcquisitionConfig = AcquisitionConfig()
+    """How points are chosen."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How the posterior is checked."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+    reference: dict[str, KnownPosterior] = {}
+    """Parameter to its known posterior at beta = 1, compared in the report."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+
+    @field_validator("observation", mode="before")
+    @classmethod
+    def _path_is_enough(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("parameters")
+    @classmethod
+    def _valid_marginals(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, spec in value.items():
+            if "distribution" not in spec:
+                raise ValueError(f"parameter '{name}' needs a `distribution`, such as Normal")
+            try:
+                Marginal.from_dict(spec)
+            except (PriorError, TypeError, ValueError) as error:
+                raise ValueError(f"parameter '{name}': {error}") from error
+        return value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
+    """Reads a configuration file; `overrides` are `dotted.key=value` with values in YAML.
+
+    Raises:
+        ConfigError: Missing, malformed, or invalid; names the nearest valid key for an unknown one.
+    """
+    if not path.is_file():
+        raise ConfigError(f"expected a configuration file at {path}, but there is none; check the path")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+    for override in overrides:
+        _set(values, override)
+    return validate_config(values, str(path))
+
+
+def validate_config(values: dict[str, Any], source: str) -> CampaignConfig:
+    """The model of `values`, or a `ConfigError` that lists every problem."""
+    try:
+        return CampaignConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(dict(e))}" for e in error.errors())
+        raise ConfigError(f"{source} cannot be used:\n{problems}\nsee docs/configuration.md") from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"expected --set key=value, got '{override}'; for example --set budget.simulations=500")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors: where, what was expected, what came."""
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(location[-1], _keys_at(location[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: required, but missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    came = "" if error["type"] == "value_error" else f", got {error['input']!r}"
+    return f"{where}: {message}{came}" if where else f"{message}{came}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    """The valid keys of the section at `location`."""
+    model: Any = CampaignConfig
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)

@@ -1,0 +1,282 @@
+"""The figures of a report. Every function is pure: arrays in, a `matplotlib` figure out, no global state."""
+
+from __future__ import annotations
+
+__all__ = [
+    "corner",
+    "predictive",
+    "progress",
+    "sbc_ranks",
+    "simulations_over_time",
+    "temperature_widths",
+]
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+from simulators.outcome import Array
+
+from .corner import corner
+from .figure_style import (
+    ACCENT,
+    INK,
+    KINDS,
+    MUTED,
+    beta_color,
+    finite_rows,
+    limits,
+    log_axis,
+    plain,
+    span_is_wide,
+    tidy,
+)
+from .predictive import predictive
+from .rank_band import ecdf, rank_band
+
+MOST_POINTS = 5000
+MOST_PANELS = 20
+_BAD = "#c2410c"
+
+
+def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
+    """Difference between the ranks' ECDF and the uniform one, with the 95 % simultaneous band, a panel a parameter.
+
+    The band is simultaneous over the parameters too: level `1 - 0.05 / d` in each panel (Bonferroni), so that 95 %
+    of the figures of calibrated posteriors have no curve outside.
+
+    Arguments:
+        ranks: `(n, d)` in [0, 1].
+        names: Names of the d parameters.
+        population: What theta was drawn from; the title.
+    """
+    n, d = ranks.shape
+    figure, panels = _panels(d, 1.9, heading=0.75, sharey=True)
+    z, low, high = rank_band(n, 1.0 - 0.05 / d) if n else (np.array([0.5]), np.zeros(1), np.ones(1))
+    for i, axes in enumerate(panels):
+        curve = ecdf(ranks[:, i], z)
+        inside = n == 0 or bool(((low <= curve) & (curve <= high)).all())
+        ends = np.concatenate([[0.0], z, [1.0]])
+        axes.fill_between(ends, _closed(low - z), _closed(high - z), step=None, color="#cfd8e3", linewidth=0)
+        axes.axhline(0.0, color=MUTED, linewidth=0.8)
+        axes.plot(ends, _closed(curve - z), color=ACCENT if inside else _BAD, linewidth=1.7, drawstyle="steps-mid")
+        tidy(axes, grid=False)
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.set_title(plain(names[i], 18), pad=16)
+        axes.annotate(
+            "inside the band" if inside else "leaves the band",
+            (0.5, 1.0),
+            (0, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=MUTED if inside else _BAD,
+        )
+    figure.supxlabel("rank of the true parameter", fontsize=11, color=INK)
+    figure.supylabel("ECDF − uniform", fontsize=11, color=INK)
+    title = plain(f"{population[:1].upper()}{population[1:]} ({n} simulations)", 400) + _shown(len(panels), d)
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_size_inches()[0])), fontsize=12, color=INK)
+    return figure
+
+
+def simulations_over_time(theta: Array, beta: Array, proposal: Sequence[str], names: Sequence[str]) -> Figure:
+    """Where the simulations went, in the order of their ids; above 5,000 a random subset is drawn.
+
+    Arguments:
+        theta: `(n, d)`, row i is simulation i.
+        beta: Temperature that each serves, `(n,)`, NaN where there is none; its panel is left out if there never is.
+        proposal: How each theta was chosen, `(n,)`; the colours.
+        names: Names of the d parameters.
+    """
+    n, d = theta.shape
+    kinds = np.asarray(proposal, dtype=str)
+    ids = np.arange(n)
+    if n > MOST_POINTS:
+        ids = np.sort(np.random.default_rng(0).choice(n, MOST_POINTS, replace=False))
+    columns = [(plain(names[i], 18), theta[ids, i]) for i in range(min(d, MOST_PANELS))]
+    if np.isfinite(beta).any():
+        columns.append(("β served", np.asarray(beta, dtype=np.float64)[ids]))
+    order = sorted(set(kinds.tolist()), key=lambda kind: int(np.flatnonzero(kinds == kind)[0]))
+    palette = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(order)}
+    figure, panels = _panels(len(columns), 1.65, columns=2, heading=1.0 if len(order) > 3 else 0.7)
+    colors = np.array([palette[kind] for kind in kinds[ids].tolist()], dtype=object)
+    size = 4.0 if len(ids) > 1000 else 9.0
+    for axes, (name, values) in zip(panels, columns, strict=True):
+        axes.scatter(ids, values, s=size, c=colors.tolist(), alpha=0.6, linewidths=0)
+        tidy(axes)
+        axes.set_title(name)
+        if span_is_wide(values, 2.0 if name != "β served" else 0.7):
+            low, high = limits(np.log10(values[np.isfinite(values)]))
+            log_axis(axes, 10.0**low, 10.0**high)
+        else:
+            axes.set_ylim(limits(values))
+        axes.set_xlim(-0.02 * max(1, n), 1.02 * max(1, n))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("simulation", fontsize=11, color=INK)
+    if len(columns) < d:
+        figure.suptitle(f"The first {MOST_PANELS} of {d} parameters", fontsize=12, color=INK)
+    handles = [
+        Line2D([], [], linestyle="", marker="o", markersize=7, color=color, label=plain(kind))
+        for kind, color in palette.items()
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=3,
+            fontsize=10,
+            frameon=False,
+            columnspacing=1.0,
+            handletextpad=0.2,
+        )
+    return figure
+
+
+def progress(history: pd.DataFrame) -> Figure:
+    """The campaign over time: one panel for each of its columns that is there.
+
+    Arguments:
+        history: Column `seconds` since the start, and any of `simulations`, `failed` (counts), `surrogate_loss`,
+            `posterior_loss` (nats), `utilization` (share of the workers that are busy), `epistemic`; NaN where a row
+            does not say.
+    """
+    there = [name for name in history.columns if name != "seconds" and bool(history[name].notna().any())]
+    titles = {
+        "simulations": "Simulations finished",
+        "utilization": "Workers busy",
+        "surrogate_loss": "Surrogate loss (nats)",
+        "posterior_loss": "Posterior loss (nats)",
+        "epistemic": "Epistemic uncertainty",
+    }
+    shown = [name for name in titles if name in there]
+    figure, panels = _panels(max(1, len(shown)), 2.1, columns=2)
+    seconds = history["seconds"].to_numpy(dtype=np.float64) if "seconds" in history else np.empty(0)
+    end = float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0
+    scale, unit = _time_unit(end)
+    for axes, name in zip(panels, shown, strict=False):
+        values = history[name].to_numpy(dtype=np.float64)
+        _curve(axes, seconds / scale, values, ACCENT, "finished")
+        if name == "simulations" and "failed" in there:
+            _curve(axes, seconds / scale, history["failed"].to_numpy(dtype=np.float64), _BAD, "of these failed")
+            axes.legend(fontsize=9.5, frameon=False)
+        tidy(axes)
+        axes.set_title(titles[name])
+        axes.set_xlim(0.0, max(1e-9, 1.03 * end / scale))
+        if name == "utilization":
+            axes.set_ylim(0.0, 1.05)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        elif name == "simulations":
+            axes.set_ylim(bottom=0.0)
+        elif name == "epistemic" and span_is_wide(values):
+            log_axis(axes, 0.8 * float(np.nanmin(values)), 1.25 * float(np.nanmax(values)))
+    if not shown:
+        _say(panels[0], "nothing was recorded")
+    figure.supxlabel(f"{unit} since the start", fontsize=11, color=INK)
+    return figure
+
+
+def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior_std: Array | None = None) -> Figure:
+    """Posterior mean and mean ± one standard deviation against beta, a panel a parameter.
+
+    Arguments:
+        draws: beta to draws `(n, d)`; rows with NaN are left out.
+        names: Names of the d parameters.
+        prior_std: `(d,)`; if given, the vertical axis is the distance from the mean at the beta nearest to 1, in
+            standard deviations of the prior.
+    """
+    samples = {beta: rows for beta, values in sorted(draws.items()) if len(rows := finite_rows(values))}
+    heading = 0.3 if len(names) > MOST_PANELS else 0.0
+    figure, panels = _panels(len(names), 2.0, heading=heading, sharey=prior_std is not None)
+    betas = np.array(list(samples))
+    means, stds = (np.array([f(rows, axis=0) for rows in samples.values()]) for f in (np.mean, np.std))
+    if prior_std is not None and len(betas):
+        reference = means[np.abs(np.log(betas)).argmin()]
+        means, stds = (means - reference) / prior_std, stds / prior_std
+    for i, axes in enumerate(panels):
+        if len(betas):
+            mean, std = means[:, i], stds[:, i]
+            axes.fill_between(betas, mean - std, mean + std, color="#cfd8e3", linewidth=0)
+            axes.plot(betas, mean, color=MUTED, linewidth=1.2)
+            for beta, m, s in zip(betas.tolist(), mean, std, strict=True):
+                axes.errorbar(beta, m, s, color=beta_color(beta), marker="o", markersize=4.5, capsize=3, linewidth=1.5)
+        tidy(axes)
+        axes.set_title(plain(names[i], 18))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_apart(betas)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if prior_std is not None:
+        figure.supylabel("shift ± sd, in prior sd", fontsize=11, color=INK)
+    figure.supxlabel("β", fontsize=11, color=INK)
+    figure.suptitle(_shown(len(panels), len(names)).strip(" ,"), fontsize=12, color=INK)
+    return figure
+
+
+def _panels(
+    count: int, height: float, columns: int = 3, heading: float = 0.0, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most `MOST_PANELS` + 1, in as many rows as are needed."""
+    count = max(1, min(count, MOST_PANELS + 1 if columns == 2 else MOST_PANELS))
+    columns = min(count, 2 if count == 4 else columns)
+    rows = math.ceil(count / columns)
+    # Narrow enough for the text to be readable on a phone.
+    width = max(4.4, 0.6 + (2.4 if columns <= 2 else 1.65) * columns)
+    figure = Figure(figsize=(width, 0.5 + heading + height * rows), facecolor="white", layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
+def _closed(inner: Array) -> Array:
+    """A curve over (0, 1) with its two ends, which are zero by definition."""
+    return np.concatenate([[0.0], inner, [0.0]])
+
+
+def _shown(panels: int, d: int) -> str:
+    return f", the first {panels} of {d} parameters" if panels < d else ""
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    if seconds < 120:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if seconds < 7200 else (3600.0, "hours")
+
+
+def _curve(axes: Axes, x: Array, y: Array, color: str, label: str) -> None:
+    there = np.isfinite(y)
+    axes.plot(
+        x[there],
+        y[there],
+        color=color,
+        linewidth=1.8,
+        label=label,
+        marker="o" if there.sum() < 25 else None,
+        markersize=3.5,
+    )
+
+
+def _apart(betas: Array) -> list[float]:
+    """The temperatures whose tick labels do not touch on a logarithmic axis, those near 1 first."""
+    kept: list[float] = []
+    gap = 0.2 * math.log(betas.max() / betas.min()) if len(betas) else 0.0
+    for beta in sorted(betas.tolist(), key=lambda b: abs(math.log(b))):
+        if all(abs(math.log(beta / other)) > gap for other in kept):
+            kept.append(beta)
+    return kept
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)

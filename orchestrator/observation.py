@@ -1,0 +1,87 @@
+"""Reading the observed data of a targeted campaign."""
+
+from __future__ import annotations
+
+__all__ = ["Observation", "read_observation"]
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from simulators.errors import ObservationError, nearest
+from simulators.outcome import Array
+
+from .config import ObservationConfig
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Observed data as the simulator would return them.
+
+    Attributes:
+        x: `(k,)`, series after series.
+        series: Names of the series, empty for a plain vector.
+        index: Common index of the series, `(k / len(series),)`, or None.
+        index_name: What the index is, such as "year".
+    """
+
+    x: Array
+    series: tuple[str, ...] = ()
+    index: Array | None = None
+    index_name: str = ""
+
+
+def read_observation(config: ObservationConfig, folder: Path) -> Observation:
+    """The observation in a file (`.csv`, `.parquet`, `.npy`, `.json`) relative to `folder`.
+
+    Raises:
+        ObservationError: Missing, malformed, a column that is not there, or values that are not finite numbers.
+    """
+    path = (folder / config.file).expanduser()
+    if not path.is_file():
+        raise ObservationError(f"expected the observation at {path}, but there is no such file; check the path")
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".csv", ".parquet"):
+            frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+            return _from_table(frame, config, path)
+        if suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        elif suffix == ".json":
+            values = json.loads(path.read_text())
+        else:
+            raise ObservationError(f"expected a .csv, .parquet, .npy or .json file as observation, got {path}")
+        x = np.asarray(values, dtype=np.float64).ravel()
+    except ObservationError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ObservationError(f"{path} cannot be read as numbers: {reason}") from error
+    return Observation(_finite(x, path))
+
+
+def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> Observation:
+    available = [str(c) for c in frame.columns]
+    for name in [*config.columns, *([config.index] if config.index else [])]:
+        if name not in available:
+            raise ObservationError(f"{path} has no column '{name}'; {nearest(name, available)}")
+    columns = config.columns or [c for c in available if c != config.index]
+    try:
+        x = frame[columns].to_numpy(dtype=np.float64).T.ravel()
+    except (ValueError, TypeError) as error:
+        raise ObservationError(f"{path}: columns {', '.join(columns)} must hold numbers: {error}") from error
+    index = None
+    if config.index is not None and pd.api.types.is_numeric_dtype(frame[config.index]):
+        index = frame[config.index].to_numpy(dtype=np.float64)
+    return Observation(_finite(x, path), tuple(columns), index, config.index or "row")
+
+
+def _finite(x: Array, path: Path) -> Array:
+    if x.size == 0:
+        raise ObservationError(f"the observation in {path} is empty")
+    if not np.isfinite(x).all():
+        raise ObservationError(f"the observation in {path} has {int((~np.isfinite(x)).sum())} NaN or infinite values")
+    return x

@@ -1,0 +1,104 @@
+"""What a configuration asks: the simulator, the prior and the observation, ready to use."""
+
+from __future__ import annotations
+
+__all__ = ["Problem", "resolve"]
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.distributions import Distribution
+
+from simulators import get_task
+from simulators.errors import ConfigError, PriorError
+from simulators.loading import load_object
+from simulators.prior import Marginal, ProductPrior, check_prior
+from simulators.simulator import SimulatorSpec
+
+from .config import CampaignConfig
+from .observation import Observation, read_observation
+
+
+@dataclass(frozen=True)
+class Problem:
+    """See the module.
+
+    Attributes:
+        spec: How to call the simulator.
+        prior: `p(theta)`.
+        names: Names of the parameters.
+        observation: The data of a targeted campaign, else None.
+    """
+
+    spec: SimulatorSpec
+    prior: Distribution
+    names: tuple[str, ...]
+    observation: Observation | None
+
+    def identity(self, config: CampaignConfig) -> dict[str, Any]:
+        """What must stay the same for a run directory to be continued."""
+        return {
+            "simulator": self.spec.function or self.spec.task or "callable",
+            "batched": self.spec.batched,
+            "parameters": config.parameters,
+            "prior": config.prior,
+            "observation": None if self.observation is None else self.observation.x.tolist(),
+            "temperature": config.temperature.model_dump(),
+            "seed": config.seed,
+        }
+
+
+def resolve(config: CampaignConfig, folder: Path) -> Problem:
+    """Loads what the configuration names; paths are relative to `folder`.
+
+    Raises:
+        ConfigError, PriorError, SimulatorError, ObservationError: With the remedy.
+    """
+    simulator = config.simulator
+    if (simulator.function is None) == (simulator.task is None):
+        raise ConfigError("simulator: give exactly one of `function` and `task`")
+    timeout, home = simulator.timeout, str(folder.resolve())
+    if simulator.task is not None:
+        if config.parameters or config.prior:
+            raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
+        task = get_task(simulator.task)
+        spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
+        prior, names = task.prior, tuple(task.parameters)
+    else:
+        function = absolute_reference(simulator.function or "", folder)
+        spec = SimulatorSpec(function=function, batched=simulator.batched, timeout=timeout, folder=home)
+        prior, names = _prior(config, folder)
+    observation = None if config.observation is None else read_observation(config.observation, folder)
+    unknown = set(config.reference) - set(names)
+    if unknown:
+        raise ConfigError(f"reference: no parameter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return Problem(spec, prior, names, observation)
+
+
+def _prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+    if bool(config.parameters) == (config.prior is not None):
+        raise ConfigError("give exactly one of `parameters` and `prior`")
+    if config.parameters:
+        product = ProductPrior({name: Marginal.from_dict(spec) for name, spec in config.parameters.items()})
+        return product, product.names
+    prior = load_object(absolute_reference(config.prior or "", folder))
+    if not isinstance(prior, Distribution) and callable(prior):
+        prior = prior()
+    return named(check_prior(prior))
+
+
+def named(prior: Distribution) -> tuple[Distribution, tuple[str, ...]]:
+    """The prior with names for its parameters."""
+    if not prior.event_shape:
+        raise PriorError("a prior must have event_shape (d,)")
+    names = getattr(prior, "names", None) or [f"theta_{i}" for i in range(prior.event_shape[0])]
+    return prior, tuple(names)
+
+
+def absolute_reference(reference: str, folder: Path) -> str:
+    """`file.py:name` with the file's path made absolute; module references stay as they are."""
+    module, separator, name = reference.rpartition(":")
+    if module.endswith(".py"):
+        module = str((folder / Path(module).expanduser()).resolve())
+    return f"{module}{separator}{name}"

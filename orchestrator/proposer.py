@@ -1,0 +1,124 @@
+"""Where the next simulations go: the mixture of prior, tempered-posterior and acquisition draws."""
+
+from __future__ import annotations
+
+__all__ = ["Proposer"]
+
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.quasirandom import SobolEngine
+
+from learners.posterior import TemperedPosterior
+from learners.whitening import Whitening
+
+from .acquisition import choose
+from .config import AcquisitionConfig
+from .proposal import Proposal, ProposalKind, row_seed
+from .trainer import Snapshot
+
+
+class Proposer:
+    """Makes proposals with their ids, seeds and densities. May be called from several threads.
+
+    Arguments:
+        prior: `p(theta)`.
+        whitening: Its whitening.
+        config: How points are chosen.
+        seed: The campaign's seed.
+        next_id: The first id that is free.
+    """
+
+    def __init__(
+        self,
+        prior: Distribution,
+        whitening: Whitening,
+        config: AcquisitionConfig,
+        seed: int,
+        next_id: int,
+    ) -> None:
+        self.prior, self.whitening, self.config, self.seed = prior, whitening, config, seed
+        self.next_id = next_id
+        self._generator = torch.Generator().manual_seed(seed * 1_000_003 + next_id)
+        self._sobol = SobolEngine(whitening.dim, scramble=True, seed=seed)
+        if config.method == "sobol" and next_id:
+            self._sobol.fast_forward(next_id)
+        self._lock = threading.Lock()
+
+    def from_prior(self, n: int, kind: ProposalKind = ProposalKind.PRIOR) -> list[Proposal]:
+        """Draws of the prior (a low-discrepancy sequence of it with `method: sobol`)."""
+        if n <= 0:
+            return []
+        if self.config.method == "sobol" and kind is ProposalKind.PRIOR:
+            kind = ProposalKind.SOBOL
+            uniform = self._sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+            theta = self.whitening.to_theta(torch.special.ndtri(uniform))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
+                theta = self.prior.sample(torch.Size([n])).double()
+        log_density = self.prior.log_prob(theta.float()).double()
+        return self._proposals(theta, kind, log_density, None)
+
+    def from_density(self, n: int, snapshot: Snapshot) -> list[Proposal]:
+        """Draws around the tempered posteriors, with their density."""
+        if n <= 0:
+            return []
+        u, beta, _ = snapshot.density.sample(n, self._generator)
+        theta = self.whitening.to_theta(u)
+        log_density = snapshot.density.log_prob(u).double() + self.whitening.log_abs_det(theta)
+        return self._proposals(theta, ProposalKind.TEMPERED, log_density, beta)
+
+    def chosen(self, n: int, snapshot: Snapshot, pending: list[Proposal]) -> list[Proposal]:
+        """The acquisition function's choice, given everything that the snapshot has not seen."""
+        if n <= 0:
+            return []
+        in_flight = torch.zeros(0, self.whitening.dim)
+        if pending:
+            in_flight = self.whitening.to_u(torch.tensor(np.stack([p.theta for p in pending]))).float()
+        u, beta = choose(snapshot.candidates, n, in_flight, self._generator)
+        return self._proposals(self.whitening.to_theta(u), ProposalKind.ACQUISITION, None, beta)
+
+    def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> list[Proposal]:
+        """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
+        if snapshot is None or self.config.method in ("prior", "sobol"):
+            return self.from_prior(n)
+        share = min(1.0, self.config.prior_share * (n + num_chosen) / max(n, 1))
+        num_prior = int(torch.binomial(torch.tensor(float(n)), torch.tensor(share), generator=self._generator))
+        proposals = self.from_prior(num_prior) + self.from_density(n - num_prior, snapshot)
+        order = torch.randperm(n, generator=self._generator).tolist()
+        return [proposals[i] for i in order]
+
+    def for_calibration(self, n: int, posterior: TemperedPosterior | None) -> list[Proposal]:
+        """Draws to check the posterior with: of the prior, or of the posterior at its lowest temperature."""
+        if n <= 0:
+            return []
+        if posterior is None:
+            return self.from_prior(n, ProposalKind.CALIBRATION_PRIOR)
+        beta = posterior.beta_range[0]
+        theta = posterior.sample((n,), beta=beta, seed=self.seed + self.next_id)
+        log_density = posterior.log_prob(theta, beta=beta).double()
+        betas = torch.full((n,), beta)
+        return self._proposals(theta.double(), ProposalKind.CALIBRATION_TEMPERED, log_density, betas)
+
+    def _proposals(
+        self, theta: Tensor, kind: ProposalKind, log_density: Tensor | None, beta: Tensor | None
+    ) -> list[Proposal]:
+        with self._lock:
+            first = self.next_id
+            self.next_id += len(theta)
+        values = theta.numpy()
+        return [
+            Proposal(
+                id=first + i,
+                theta=values[i],
+                beta=None if beta is None else float(beta[i]),
+                kind=kind,
+                log_density=None if log_density is None else float(log_density[i]),
+                seed=row_seed(self.seed, first + i),
+            )
+            for i in range(len(theta))
+        ]

@@ -1,0 +1,121 @@
+"""A campaign's folder: what is where, which configuration it belongs to, and that only one process writes it."""
+
+from __future__ import annotations
+
+__all__ = ["RunDirectory"]
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from simulators.errors import RunDirectoryError
+
+from .store import SimulationStore
+
+_FORMAT = 1
+
+
+class RunDirectory:
+    """Paths and small records of a campaign.
+
+    Layout: `campaign.json` (configuration and records), `simulations/*.parquet`, `posterior/`, `metrics.jsonl`,
+    `calibration.json`, `figures/`, `report.html`.
+
+    Arguments:
+        path: The folder; made by `create`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIO | None = None
+
+    simulations = property(lambda self: self.path / "simulations")
+    posterior = property(lambda self: self.path / "posterior")
+    figures = property(lambda self: self.path / "figures")
+    report = property(lambda self: self.path / "report.html")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    calibration = property(lambda self: self.path / "calibration.json")
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "campaign.json").is_file()
+
+    def open(self, config: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+        """Creates the folder, or continues it if it has the same identity; returns its records.
+
+        Raises:
+            RunDirectoryError: It holds something else, belongs to another configuration, or is being written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"expected a folder at {self.path}, but it is a file; choose another --dir")
+        if self.path.exists() and not self.exists and any(self.path.iterdir()):
+            raise RunDirectoryError(
+                f"{self.path} holds files, but no campaign; choose an empty or new folder with --dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        records = self.records() if self.exists else self.update(identity=identity)
+        differing = [key for key in identity if records["identity"].get(key) != identity[key]]
+        if differing:
+            raise RunDirectoryError(
+                f"{self.path} belongs to another configuration: {', '.join(differing)} changed; use the same "
+                "configuration to continue it (budget, learner, acquisition and tracking may change), or another "
+                "--dir to start anew"
+            )
+        return self.update(config=config)
+
+    def records(self) -> dict[str, Any]:
+        """Contents of `campaign.json`.
+
+        Raises:
+            RunDirectoryError: No campaign here, a damaged record, or one of a newer version.
+        """
+        if not self.exists:
+            raise RunDirectoryError(
+                f"expected a campaign's run directory at {self.path}, but there is no campaign.json; check the path"
+            )
+        try:
+            records: dict[str, Any] = json.loads((self.path / "campaign.json").read_text())
+            version = int(records["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{self.path / 'campaign.json'} is damaged: {error}") from error
+        if version > _FORMAT:
+            raise RunDirectoryError(
+                f"{self.path} was written in format {version}, but this temperflow reads up to {_FORMAT}; "
+                "upgrade temperflow"
+            )
+        return records
+
+    def update(self, **values: Any) -> dict[str, Any]:
+        """Sets entries of `campaign.json`, atomically; returns all."""
+        records = self.records() if self.exists else {"format": _FORMAT}
+        records.update(values)
+        self.write("campaign.json", json.dumps(records, indent=1))
+        return records
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a small file whole or not at all."""
+        temporary = self.path / f".{name}.{os.getpid()}"
+        temporary.write_text(text)
+        os.replace(temporary, self.path / name)
+
+    def store(self) -> SimulationStore:
+        """The simulations."""
+        return SimulationStore(self.simulations)
+
+    def close(self) -> None:
+        """Lets another process write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _acquire(self) -> None:
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path} is being written by another process; wait for it to end, or choose another --dir"
+            ) from error

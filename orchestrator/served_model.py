@@ -1,0 +1,52 @@
+"""The posterior as an MLflow pyfunc model, logged *from code*: no pickle.
+
+MLflow copies this file and runs it to load the model; the numbers come from the posterior's own saved files. One input
+row is one observation; the answer has `num_samples` rows for each, and a column `row` that says for which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from learners.posterior import TemperedPosterior
+from simulators.errors import TemperflowError
+
+_MAX_SAMPLES = 1_000_000
+
+
+class PosteriorModel(PythonModel):
+    """`predict(df, params={"beta": 1.0, "num_samples": 1000, "seed": 0})` -> posterior draws."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.posterior = TemperedPosterior.load(context.artifacts["posterior"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Draws of `q(theta | x, beta)`, columns `row` and the parameters' names."""
+        options = {"beta": 1.0, "num_samples": 1000, "seed": 0, **(params or {})}
+        count = int(options["num_samples"])
+        if not 1 <= count * max(1, len(model_input)) <= _MAX_SAMPLES:
+            raise MlflowException.invalid_parameter_value(
+                f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for {len(model_input)} rows"
+            )
+        try:
+            x = torch.as_tensor(model_input.to_numpy(dtype=np.float64))
+            beta, seed = float(options["beta"]), int(options["seed"])
+            draws = self.posterior.sample_batched((count,), x, beta=beta, seed=seed)
+        except (TemperflowError, ValueError, TypeError) as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        values = draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy()
+        frame = pd.DataFrame(values, columns=list(self.posterior.names))
+        frame.insert(0, "row", np.repeat(np.arange(len(model_input)), count))
+        return frame
+
+
+mlflow.models.set_model(PosteriorModel())

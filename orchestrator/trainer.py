@@ -1,0 +1,177 @@
+"""The central trainer: a Ray actor that keeps fitting the learner while simulations go on."""
+
+from __future__ import annotations
+
+__all__ = ["Snapshot", "Trained", "Trainer", "learner_options", "report_betas"]
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch.distributions import Distribution
+
+from learners.distillation import DistillationOptions
+from learners.learner import Learner, LearnerOptions
+from learners.posterior import TemperedPosterior
+from learners.simulations import Simulations
+from learners.surrogate import SurrogateOptions
+from learners.tempered_density import TemperedDensity
+from learners.training import TrainOptions
+
+from .acquisition import Candidates
+from .config import LearnerConfig
+
+_CANDIDATES = 1000
+_PREDICTIVE = 400
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the campaign needs of the latest model.
+
+    Attributes:
+        rows: Simulations that it was trained on, failures included.
+        density: Where the tempered posteriors of interest lie.
+        candidates: Draws from there, with every member's log-likelihood.
+        metrics: Losses and diagnostics by name.
+    """
+
+    rows: int
+    density: TemperedDensity
+    candidates: Candidates
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of training.
+
+    Attributes:
+        posterior: The network.
+        losses: Held-out losses by name.
+        predictive: Temperature to draws of the posterior predictive at the observation, by the surrogate, `(n, k)`.
+    """
+
+    posterior: TemperedPosterior
+    losses: dict[str, float]
+    predictive: dict[float, np.ndarray]
+
+
+def report_betas(beta_range: tuple[float, float]) -> list[float]:
+    """Up to five temperatures to show: the ends of the range, 1, and what lies between."""
+    low, high = beta_range
+    between = [b for b in (0.1, 0.3, 0.5, 1.0) if low < b < high]
+    return sorted({low, *between[-3:], high})
+
+
+def learner_options(config: LearnerConfig, threads: int, device: str) -> LearnerOptions:
+    """The learner's options of a configuration."""
+    defaults = LearnerOptions()
+    surrogate = SurrogateOptions(
+        members=tuple(config.members),
+        hidden=tuple(config.hidden),
+        training=dataclasses.replace(defaults.surrogate.training, max_epochs=config.epochs),
+        refine=dataclasses.replace(defaults.surrogate.refine, max_epochs=config.refine_epochs),
+        update=dataclasses.replace(defaults.surrogate.update, max_epochs=config.update_epochs),
+    )
+    training: TrainOptions = dataclasses.replace(
+        defaults.distillation.training, max_epochs=config.posterior_epochs, patience=config.posterior_epochs
+    )
+    return LearnerOptions(
+        surrogate=surrogate,
+        bank=config.bank,
+        distillation=DistillationOptions(pairs=config.pairs, training=training),
+        threads=threads,
+        device=device,
+    )
+
+
+# `progress` must answer while training runs: it has a thread of its own, all other calls keep their order.
+@ray.remote(max_restarts=0, concurrency_groups={"progress": 1})  # type: ignore[call-overload]
+class Trainer:
+    """The trainer.
+
+    Arguments:
+        prior, beta_range, x_o, seed, names: As for `Learner`.
+        config: The learner's configuration.
+    """
+
+    def __init__(
+        self,
+        prior: Distribution,
+        beta_range: tuple[float, float],
+        x_o: np.ndarray | None,
+        config: LearnerConfig,
+        seed: int,
+        names: tuple[str, ...],
+    ) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options = learner_options(config, max(1, int(config.cpus)), device)
+        observation = None if x_o is None else torch.as_tensor(x_o)
+        self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        self._progress: tuple[str, float] = ("waiting", float("nan"))
+
+    @ray.method(concurrency_group="progress")
+    def progress(self) -> tuple[str, float]:
+        """What is being trained now, and its latest held-out loss."""
+        return self._progress
+
+    def add(self, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
+        """Adds finished simulations; failures are rows of NaN."""
+        tensors = [torch.tensor(values, dtype=torch.float64) for values in (theta, x, log_proposal)]
+        self.learner.add(Simulations(*tensors))
+
+    def update(self) -> Snapshot:
+        """A short training on everything added so far.
+
+        Raises:
+            DataError: Too few valid simulations.
+        """
+        assert self.learner.data is not None
+        rows = len(self.learner.data)
+        surrogate_loss = self.learner.fit_surrogate(final=False, on_progress=self._report)
+        posterior_loss = self.learner.fit_posterior(final=False, on_progress=self._report)
+        density, candidates, ess, acceptance = self._look_ahead()
+        self._progress = ("waiting", posterior_loss)
+        metrics = {
+            "surrogate_loss": surrogate_loss,
+            "posterior_loss": posterior_loss,
+            "epistemic": float(candidates.disagreement.median()),
+            "tempering_ess": ess,
+            "tempering_acceptance": acceptance,
+        }
+        return Snapshot(rows, density, candidates, metrics)
+
+    def finish(self, metadata: dict[str, Any]) -> Trained:
+        """Trains to convergence, with all cores of the machine."""
+        threads = os.cpu_count() or 1
+        self.learner.options = dataclasses.replace(self.learner.options, threads=threads)
+        surrogate_loss = self.learner.fit_surrogate(final=True, on_progress=self._report)
+        posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
+        posterior = self.learner.posterior(metadata)
+        losses = {"surrogate_loss": surrogate_loss, "posterior_loss": posterior_loss}
+        predictive = {}
+        if posterior.default_x is not None:
+            for beta in report_betas(posterior.beta_range):
+                theta = posterior.sample((_PREDICTIVE,), beta=beta, seed=self.learner.seed)
+                predictive[beta] = self.learner.predict(theta).numpy()
+        return Trained(posterior, losses, predictive)
+
+    def _look_ahead(self) -> tuple[TemperedDensity, Candidates, float, float]:
+        assert self.learner.focus is not None
+        assert self.learner.surrogate is not None
+        particles, z = self.learner.focus.particles, self.learner.focus.z
+        density = TemperedDensity.from_particles(particles, _CANDIDATES, self.learner.generator)
+        u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
+        device = self.learner.device
+        with torch.no_grad():
+            ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
+        candidates = Candidates(u, beta.float(), ell.cpu())
+        return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+
+    def _report(self, phase: str, loss: float) -> None:
+        self._progress = (phase, loss)

@@ -1,0 +1,111 @@
+"""Fitting one flow: the best held-out state wins, held-out rows only score."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from zuko.flows import Flow
+
+from learners.flows import affine_flow, gaussian_flow
+from learners.training import TrainOptions, bounded_threads, fit_flow, held_out_loss
+
+
+def pairs(n: int = 600) -> tuple[Tensor, Tensor, Tensor]:
+    """`v ~ N(2 c, 0.5^2)`, and every tenth row held out."""
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(n, 1, generator=generator)
+    v = 2 * c + 0.5 * torch.randn(n, 1, generator=generator)
+    return v, c, torch.arange(n) % 10 == 0
+
+
+def fresh() -> Flow:
+    torch.manual_seed(0)
+    return gaussian_flow(1, 1, (8,))
+
+
+def fit(flow: Flow, v: Tensor, c: Tensor, held_out: Tensor, epochs: int = 30, rate: float = 1e-2) -> float:
+    options = TrainOptions(max_epochs=epochs, patience=epochs, batch_size=64, learning_rate=rate)
+    return fit_flow(flow, v, c, held_out, options, torch.Generator().manual_seed(0))
+
+
+def test_reaches_the_entropy_of_the_model() -> None:
+    v, c, held_out = pairs(2000)
+    loss = fit(fresh(), v, c, held_out)
+    assert loss == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.25), abs=0.1)
+
+
+def test_returns_the_loss_of_the_state_that_it_leaves() -> None:
+    v, c, held_out = pairs()
+    flow = fresh()
+    # A rate so large that later epochs are worse than earlier ones.
+    loss = fit(flow, v, c, held_out, rate=0.3)
+    assert held_out_loss(flow, v[held_out], c[held_out]) == pytest.approx(loss)
+
+
+def test_held_out_rows_give_no_gradient() -> None:
+    v, c, held_out = pairs()
+    one, other = fresh(), fresh()
+    fit(one, v, c, held_out, epochs=1)
+    fit(other, torch.where(held_out[:, None], 100.0, v), c, held_out, epochs=1)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_same_generator_same_flow() -> None:
+    v, c, held_out = pairs()
+    one, other = fresh(), fresh()
+    fit(one, v, c, held_out)
+    torch.rand(17)
+    fit(other, v, c, held_out)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_held_out_rows_training_rows_score() -> None:
+    v, c, held_out = pairs()
+    assert fit(fresh(), v, c, torch.zeros_like(held_out), epochs=2) < math.inf
+
+
+def test_fewer_rows_than_a_batch_suffice() -> None:
+    v, c, held_out = pairs(20)
+    assert fit(fresh(), v, c, held_out, epochs=2) < math.inf
+
+
+def test_unusable_data_leave_the_flow_as_it_was() -> None:
+    v, c, held_out = pairs()
+    flow = affine_flow(1, 1, (8,))
+    before = {k: p.clone() for k, p in flow.state_dict().items()}
+    assert fit(flow, torch.full_like(v, torch.nan), c, held_out, epochs=2) == math.inf
+    assert all(torch.equal(p, before[k]) for k, p in flow.state_dict().items())
+
+
+def test_every_epoch_is_reported() -> None:
+    v, c, held_out = pairs()
+    seen: list[tuple[int, float]] = []
+    options = TrainOptions(max_epochs=5, patience=5, batch_size=64)
+    best = fit_flow(
+        fresh(), v, c, held_out, options, torch.Generator().manual_seed(0), lambda *epoch: seen.append(epoch)
+    )
+    assert [epoch for epoch, _ in seen] == list(range(5))
+    assert min(loss for _, loss in seen) == best
+
+
+def test_impatience_stops_early() -> None:
+    v, c, held_out = pairs()
+    epochs: list[int] = []
+    options = TrainOptions(max_epochs=200, patience=2, batch_size=64, learning_rate=0.1)
+    fit_flow(
+        fresh(), v, c, held_out, options, torch.Generator().manual_seed(0), lambda epoch, _: epochs.append(epoch)
+    )
+    assert len(epochs) < 200
+
+
+def test_threads_are_restored() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), bounded_threads(1):
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before

@@ -1,0 +1,123 @@
+"""The configuration: what is valid, and what an error says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.config import load_config
+from orchestrator.observation import read_observation
+from orchestrator.problem import resolve
+from simulators.errors import ConfigError, ObservationError, PriorError, SimulatorError
+
+BASE = {"simulator": {"task": "two_moons"}, "budget": {"simulations": 100}}
+
+
+def write(folder: Path, values: object) -> Path:
+    path = folder / "campaign.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def test_defaults_and_overrides(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, BASE), ["budget.simulations=7", "temperature.low=0.2", "name=other"])
+    assert config.budget.simulations == 7
+    assert config.temperature.low == 0.2
+    assert config.name == "other"
+    assert config.acquisition.method == "default"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**BASE, "budgett": 1}, r"budgett: unknown key; did you mean 'budget'"),
+        ({**BASE, "budget": {"simulation": 5}}, r"budget.simulation: unknown key; did you mean 'simulations'"),
+        ({**BASE, "budget": {}}, "empty budget"),
+        ({"simulator": {"task": "two_moons"}}, "budget: required, but missing"),
+        ({**BASE, "budget": {"simulations": 0}}, "budget.simulations: .*greater than or equal to 1, got 0"),
+        ({**BASE, "temperature": {"low": 2, "high": 1}}, "low <= high"),
+        ({**BASE, "temperature": {"low": 0}}, "temperature.low: .*greater than 0, got 0"),
+        ({**BASE, "simulator": {"task": "two_mons"}}, "did you mean 'two_moons'"),
+        ({**BASE, "acquisition": {"method": "magic"}}, "acquisition.method"),
+        ({**BASE, "parameters": {"a": {"loc": 1}}}, "parameter 'a' needs a `distribution`"),
+        ({**BASE, "parameters": {"a": {"distribution": "Norml", "loc": 0, "scale": 1}}}, "did you mean 'Normal'"),
+        ("a: [", "not valid YAML"),
+        ("- 1\n- 2", "must hold `key: value` lines"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, values: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, values))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("override", ["budget", "=3", "name.x=3", "budget.simulations=["])
+def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(write(tmp_path, {**BASE, "name": "n"}), [override])
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "sim.py").write_text("def f(theta):\n    return theta\n")
+    (tmp_path / "x.csv").write_text("t,b,a\n0,1,3\n1,2,4\n")
+    values = {
+        "simulator": {"function": "sim.py:f"},
+        "parameters": {"p": {"distribution": "Normal", "loc": 0, "scale": 1}},
+        "observation": {"file": "x.csv", "columns": ["a", "b"], "index": "t"},
+        "budget": {"simulations": 10},
+    }
+    problem = resolve(load_config(write(tmp_path, values)), tmp_path)
+    assert problem.spec.function == f"{tmp_path / 'sim.py'}:f"
+    assert problem.names == ("p",)
+    assert problem.observation is not None
+    assert problem.observation.x.tolist() == [3, 4, 1, 2]
+    assert problem.observation.series == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "a\nhello\n", "must hold numbers"),
+        ("x.csv", "a\nnan\n", "NaN or infinite"),
+        ("x.csv", "b\n1\n", "no column 'a'"),
+        ("x.json", "{", "cannot be read"),
+        ("x.json", "[]", "empty"),
+        ("x.txt", "1", r"expected a \.csv"),
+    ],
+)
+def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str, message: str) -> None:
+    from orchestrator.config import ObservationConfig
+
+    (tmp_path / name).write_text(content)
+    columns = ["a"] if name.endswith(".csv") else []
+    with pytest.raises(ObservationError, match=message):
+        read_observation(ObservationConfig(file=name, columns=columns), tmp_path)
+    with pytest.raises(ObservationError, match="no such file"):
+        read_observation(ObservationConfig(file="absent.csv"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"simulator": {}}, ConfigError, "exactly one of `function` and `task`"),
+        ({"simulator": {"function": "math:sqrt"}}, ConfigError, "exactly one of `parameters` and `prior`"),
+        ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:scalar"}, PriorError, "event_shape"),
+        ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:text"}, PriorError, "Distribution"),
+        ({"simulator": {"function": "math:sqrt"}, "prior": "absent.py:p"}, SimulatorError, "absent.py"),
+        ({"reference": {"nobody": {"mean": 0, "std": 1}}}, ConfigError, "no parameter nobody"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    tmp_path: Path, values: dict[str, object], error: type[Exception], message: str
+) -> None:
+    (tmp_path / "prior.py").write_text(
+        "import torch\nscalar = torch.distributions.Normal(0.0, 1.0)\ntext = 'a prior'\n"
+    )
+    with pytest.raises(error, match=message):
+        resolve(load_config(write(tmp_path, {**BASE, **values})), tmp_path)
