@@ -9,7 +9,8 @@ from __future__ import annotations
 __all__ = ["Learner", "LearnerOptions"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.distributions import Distribution
 
 from simulators.errors import DataError, ObservationError, TemperatureError
 
-from .distillation import Anchors, DistillationOptions, ParticleBank, distill
+from .distillation import DistillationOptions, JointPairs, Pairs, ParticleBank, distill
 from .familiarity import Familiarity
 from .lattice import spread
 from .network import NetworkOptions, PosteriorNetwork
@@ -45,7 +46,7 @@ class LearnerOptions:
         tempering: The walk for each x of the bank.
         focus: The walk for the observation of a targeted campaign.
         bank: Number of x on which the network is distilled.
-        focus_share: Share of the training pairs that belong to the observation itself.
+        focus_share: Share of the tempered training pairs that belong to the observation itself.
         network: The amortized network.
         distillation: Its final training.
         distillation_update: Its training while simulations still come.
@@ -54,9 +55,9 @@ class LearnerOptions:
     """
 
     surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
-    tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=64, moves=6))
+    tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=24, moves=6))
     focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
-    bank: int = 256
+    bank: int = 512
     focus_share: float = 0.4
     network: NetworkOptions = field(default_factory=NetworkOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
@@ -200,18 +201,12 @@ class Learner:
                 self.network = PosteriorNetwork(
                     self.whitening.dim, scaling.dim, self.beta_range, self.options.network
                 ).to(self.device)
+        options = self.options.distillation if final else self.options.distillation_update
         with bounded_threads(self.options.threads):
             banks = self._banks(final)
             self.focus = banks[0]
-            options = self.options.distillation if final else self.options.distillation_update
-            return distill(
-                self.network,
-                banks,
-                self._anchors(),
-                options,
-                self.generator,
-                _named("posterior", on_progress),
-            )
+            sources: list[Pairs] = [*banks, *self._joint_pairs(options)]
+            return distill(self.network, sources, options, self.generator, _named("posterior", on_progress))
 
     @torch.no_grad()
     def predict(self, theta: Tensor) -> Tensor:
@@ -237,29 +232,36 @@ class Learner:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
         surrogate, scaling = self._fitted()
         size = self.options.bank if final else self.options.bank // 8
-        anchors = (1.0,)
         simulated = self._simulated_z(size // 2)
         if self.x_o is None:
-            u = torch.randn(size - len(simulated), self.whitening.dim, generator=self.generator).to(self.device)
+            u = self._prior_u(size - len(simulated))
             z = torch.cat([simulated, surrogate.sample(u, self.generator)])
-            return [ParticleBank(self._temper(z, self.options.tempering, anchors), z, 1.0)]
+            return [ParticleBank(self._temper(z, self.options.tempering), z, 1.0)]
         copies = max(1, (4 if final else 1) // len(self.x_o))
         z_o = scaling(self.x_o).to(self.device).repeat(copies, 1)
-        focus = self._temper(z_o, self.options.focus, anchors)
+        focus = self._temper(z_o, self.options.focus)
         density = TemperedDensity.from_particles(focus, 1000, self.generator)
         u, _, _ = density.sample(size - len(simulated), self.generator)
         z = torch.cat([simulated, surrogate.sample(u.to(self.device), self.generator)])
         share = self.options.focus_share
-        around = self._temper(z, self.options.tempering, anchors)
+        around = self._temper(z, self.options.tempering)
         return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
 
-    def _temper(self, z: Tensor, options: TemperingOptions, anchors: tuple[float, ...]) -> TemperedParticles:
+    def _temper(self, z: Tensor, options: TemperingOptions) -> TemperedParticles:
         surrogate, _ = self._fitted()
+        threads = max(1, self.options.threads or 1)
+
+        @torch.no_grad()
+        def evaluate(u: Tensor, index: Tensor) -> Tensor:
+            with bounded_threads(1):
+                return surrogate.log_prob(u, z[index.to(z.device)][:, None, :])
 
         def log_likelihood(u: Tensor, index: Tensor) -> Tensor:
-            return surrogate.log_prob(u, z[index.to(z.device)][:, None, :])
+            # The networks are too small to gain from threads inside one operation.
+            parts = min(threads, len(u))
+            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), index.tensor_split(parts))))
 
-        with bounded_threads(self.options.threads):
+        with ThreadPoolExecutor(threads) as workers:
             return temper(
                 log_likelihood,
                 len(z),
@@ -269,11 +271,27 @@ class Learner:
                 self.generator,
                 self.whitening.log_prior_ratio,
                 self.device,
-                anchors,
+                rungs=(1.0,),
             )
 
-    def _anchors(self) -> Anchors | None:
-        """Simulations proposed from a known density, weighted to the prior: posterior draws at beta = 1."""
+    @torch.no_grad()
+    def _joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
+        """Posterior draws at beta = 1, for shares beside banks that sum to one: real ones and fresh ones."""
+        if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
+            return []
+        real = self._real_pairs(options)
+        real_share = 0.0 if real is None else real.share
+        share = options.joint_share - real_share
+        surrogate, _ = self._fitted()
+        u = self._prior_u(round(share * options.pairs))
+        z = surrogate.sample(u, self.generator)
+        weight = surrogate.validity.log_prob(u).exp() * self._plausible(z)
+        fresh = JointPairs(u, z, weight, share)
+        parts = [fresh] if real is None else [fresh, real]
+        return [replace(part, share=part.share / (1 - options.joint_share)) for part in parts]
+
+    def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
+        """Simulations proposed from a known density, weighted to the prior."""
         assert self.data is not None
         u, z, valid = self._tensors()
         log_prior = self.prior.log_prob(self.data.theta.float()).double()
@@ -281,11 +299,27 @@ class Learner:
         known = log_weight.isfinite() & ~self.held_out[self.data.valid]
         if not known.any():
             return None
-        # Truncated importance weights (Ionides 2008): a few huge ones must not own the anchors.
+        # Truncated importance weights (Ionides 2008): a few huge ones must not own the pairs.
         weight = log_weight[known].exp()
         weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
+        # Repeating few real pairs many times would only teach the network to remember them.
+        share = min(options.real_share, options.joint_share, 20 * len(weight) / options.pairs)
         rows = known.to(self.device)
-        return Anchors(u[valid][rows], z[rows], weight.float())
+        return JointPairs(u[valid][rows], z[rows], weight.float(), share)
+
+    def _plausible(self, z: Tensor) -> Tensor:
+        """Which draws of the surrogate lie within twice the range of the simulations, `(n,)`."""
+        _, simulated, _ = self._tensors()
+        low, high = simulated.amin(dim=0), simulated.amax(dim=0)
+        reach = (high - low) / 2
+        return ((z > low - reach) & (z < high + reach)).all(dim=-1)
+
+    def _prior_u(self, n: int) -> Tensor:
+        """Whitened draws of the prior, `(n, d)`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+            theta = self.prior.sample(torch.Size([n]))
+        return self.whitening.to_u(theta).float().to(self.device)
 
     def _simulated_z(self, n: int) -> Tensor:
         _, z, _ = self._tensors()

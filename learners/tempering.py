@@ -73,7 +73,7 @@ def temper(
     generator: torch.Generator,
     log_prior_ratio: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str = "cpu",
-    anchors: tuple[float, ...] = (),
+    rungs: tuple[float, ...] = (),
 ) -> TemperedParticles:
     """Walks from the prior up to `beta_range[1]` for `num_x` observations at once.
 
@@ -86,13 +86,13 @@ def temper(
         generator: Source of randomness, on the CPU (draws are moved to `device`).
         log_prior_ratio: `r(u)`, where the whitened prior is not exactly normal.
         device: Where particles live.
-        anchors: Betas at which every ladder must have a rung (the ends of the range always are).
+        rungs: Betas at which every ladder must have a rung (the ends of the range always are).
 
     Returns:
         Particles at every rung with `beta` in `beta_range`.
     """
     low, high = beta_range
-    stops = torch.tensor(sorted({low, high, *(a for a in anchors if low < a < high)}), dtype=torch.float64)
+    stops = torch.tensor(sorted({low, high, *(b for b in rungs if low < b < high)}), dtype=torch.float64)
     walk = _Walk(log_likelihood, num_x, dim, options, generator, log_prior_ratio, torch.device(device))
     rows: list[tuple[Tensor, ...]] = []
     while bool((walk.beta < high).any()):

@@ -124,11 +124,11 @@ class LearnerConfig(_Model):
     """The same for updates while simulations still come."""
     refine_epochs: int = Field(80, ge=1)
     """The same for the last fit, which continues from the updates."""
-    bank: int = Field(256, ge=8)
+    bank: int = Field(512, ge=8)
     """Number of x on which the posterior network is distilled."""
-    pairs: int = Field(100_000, ge=1000)
+    pairs: int = Field(140_000, ge=1000)
     """Training pairs of the posterior network."""
-    posterior_epochs: int = Field(15, ge=1)
+    posterior_epochs: int = Field(8, ge=1)
     """Passes over them."""
     cpus: float = Field(1.0, ge=0)
     """CPU cores reserved for the trainer while simulations run."""

@@ -90,7 +90,7 @@ class SimulationLoop:
                 break
             if not late:
                 room = target - self.trainable - in_flight
-                self._top_up(min(room, self._allowance(initial) - in_flight))
+                self._top_up(min(room, self._allowance(initial, target) - in_flight))
             self._turn()
             self._train(initial, target)
         self._finish_update()
@@ -161,7 +161,7 @@ class SimulationLoop:
         chosen, self._chosen = self._chosen[:n], self._chosen[n:]
         self.pool.submit(chosen + self.proposer.batch(n - len(chosen), self.snapshot, len(chosen)))
 
-    def _allowance(self, initial: int) -> int:
+    def _allowance(self, initial: int, target: int) -> int:
         """How many more rows may be in flight, so that cheap simulations do not outrun the model.
 
         Costly ones are never held back: where simulating takes longer than training, an idle worker is worse
@@ -178,8 +178,11 @@ class SimulationLoop:
             return initial - self.trainable if cheap else unlimited
         ahead = self.config.growth * self.snapshot.rows
         training = self.trainer.last_seconds or 0.0
-        cheap = ahead * seconds / self.pool.slots < 0.5 * training
-        return self.snapshot.rows + int(ahead) - self.trainable if cheap else unlimited
+        if ahead * seconds / self.pool.slots >= 0.5 * training:
+            return unlimited
+        # Near the end one more update would only delay the final training.
+        near = target - self.snapshot.rows < 1.5 * ahead
+        return (target if near else self.snapshot.rows + int(ahead)) - self.trainable
 
     def _train(self, initial: int, target: int) -> None:
         result = self.trainer.poll()
@@ -190,11 +193,12 @@ class SimulationLoop:
         if self.trainer.busy or self.trainable >= target or self.config.method in ("prior", "sobol"):
             return
         trained = 0 if self.snapshot is None else self.snapshot.rows
-        held_back = self._allowance(initial) <= 0 and not self.pool.pending
+        allowance = self._allowance(initial, target)
+        held_back = allowance <= 0 and not self.pool.pending
         enough = self.trainer.rows >= max(initial, trained + max(10, 0.1 * trained))
-        paced = self._allowance(initial) < 1 << 39
+        paced = allowance < 1 << 39
         if self.trainer.rows >= initial and self.trainer.rows > trained and (held_back or (enough and not paced)):
-            self.trainer.update()
+            self.trainer.update(alone=held_back)
 
     def _finish_update(self) -> None:
         """Lets a training under way end: the trainer does one thing at a time."""

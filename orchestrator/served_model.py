@@ -38,7 +38,7 @@ class PosteriorModel(PythonModel):
                 f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for {len(model_input)} rows"
             )
         try:
-            x = torch.as_tensor(model_input.to_numpy(dtype=np.float64))
+            x = torch.tensor(model_input.to_numpy(dtype=np.float64))
             beta, seed = float(options["beta"]), int(options["seed"])
             draws = self.posterior.sample_batched((count,), x, beta=beta, seed=seed)
         except (TemperflowError, ValueError, TypeError) as error:

@@ -70,9 +70,9 @@ class TrainerSupervisor:
             np.array([np.nan if d is None else d for d in densities]),
         )
 
-    def update(self) -> None:
-        """Starts a short training on everything handed over."""
-        self._remote("update")
+    def update(self, alone: bool = False) -> None:
+        """Starts a short training on everything handed over; `alone` where no simulation runs beside."""
+        self._remote("update", alone)
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Starts the final training."""
@@ -101,7 +101,11 @@ class TrainerSupervisor:
         except RayTaskError as error:
             if isinstance(error.cause, TemperflowError):
                 raise error.cause from None
-            raise
+            cause = str(error.cause).strip().splitlines()
+            raise TemperflowError(
+                f"training failed: {type(error.cause).__name__}: {cause[-1] if cause else ''}; every simulation is in "
+                f"{self._store.directory}. Run the same command again to continue, with --debug for the traceback"
+            ) from error
         self.last_seconds = time.monotonic() - started
         return result
 

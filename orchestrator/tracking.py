@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Tracker", "default_uri", "load_registered"]
 
+import json
 import logging
 import os
 import queue
@@ -134,6 +135,16 @@ class Tracker:
             self._queue.put(action)
 
     def _work(self) -> None:
+        from mlflow.utils.logging_utils import disable_logging, enable_logging
+
+        # What MLflow tells of its own doings would tear the progress display; our own warnings stay.
+        disable_logging()
+        try:
+            self._carry_out()
+        finally:
+            enable_logging()
+
+    def _carry_out(self) -> None:
         while (action := self._queue.get()) is not None:
             try:
                 action()
@@ -144,8 +155,6 @@ class Tracker:
                     logger.warning("MLflow at %s: %s", self.uri, str(error).splitlines()[0] if str(error) else error)
 
     def _start(self) -> None:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import mlflow
 
@@ -239,6 +248,6 @@ def _commit() -> str | None:
 
 
 def _path_source(path: Path) -> Any:
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 
-    return resolve_dataset_source(str(path))
+    return get_dataset_source_from_json(json.dumps({"uri": path.as_uri()}), "local")

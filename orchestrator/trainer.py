@@ -110,7 +110,8 @@ class Trainer:
         names: tuple[str, ...],
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        options = learner_options(config, max(1, int(config.cpus)), device)
+        self._threads = max(1, int(config.cpus))
+        options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
         self.learner = Learner(prior, beta_range, observation, options, seed, names)
         self._progress: tuple[str, float] = ("waiting", float("nan"))
@@ -125,13 +126,17 @@ class Trainer:
         tensors = [torch.tensor(values, dtype=torch.float64) for values in (theta, x, log_proposal)]
         self.learner.add(Simulations(*tensors))
 
-    def update(self) -> Snapshot:
+    def update(self, alone: bool = False) -> Snapshot:
         """A short training on everything added so far.
+
+        Arguments:
+            alone: No simulations run beside it: all cores of the machine are free.
 
         Raises:
             DataError: Too few valid simulations.
         """
         assert self.learner.data is not None
+        self._use_threads(None if alone else self._threads)
         rows = len(self.learner.data)
         surrogate_loss = self.learner.fit_surrogate(final=False, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=False, on_progress=self._report)
@@ -148,8 +153,7 @@ class Trainer:
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
         """Trains to convergence, with all cores of the machine."""
-        threads = os.cpu_count() or 1
-        self.learner.options = dataclasses.replace(self.learner.options, threads=threads)
+        self._use_threads(None)
         surrogate_loss = self.learner.fit_surrogate(final=True, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
         posterior = self.learner.posterior(metadata)
@@ -172,6 +176,10 @@ class Trainer:
             ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
         candidates = Candidates(u, beta.float(), ell.cpu())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+
+    def _use_threads(self, threads: int | None) -> None:
+        threads = threads or len(os.sched_getaffinity(0))
+        self.learner.options = dataclasses.replace(self.learner.options, threads=threads)
 
     def _report(self, phase: str, loss: float) -> None:
         self._progress = (phase, loss)
