@@ -6,7 +6,7 @@ Every transform maps data to noise, `z = f(v | c)`, with the density
 
 from __future__ import annotations
 
-__all__ = ["Gated", "LocationScale", "affine_flow", "gaussian_flow", "spline_flow"]
+__all__ = ["LocationScale", "affine_flow", "gaussian_flow", "spline_flow"]
 
 from collections.abc import Callable, Sequence
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from zuko.distributions import DiagNormal
-from zuko.flows import Flow, MaskedAutoregressiveTransform, UnconditionalDistribution
+from zuko.flows import Flow, UnconditionalDistribution
 from zuko.lazy import LazyTransform
 from zuko.nn import MLP
-from zuko.transforms import DependentTransform, MonotonicAffineTransform
+from zuko.transforms import MonotonicAffineTransform
 
+from .autoregressive import Gate, Gated
 from .spline import RationalQuadraticSpline
-
-Gate = Callable[[Tensor], Tensor]
 
 
 class LocationScale(LazyTransform):
@@ -87,38 +86,6 @@ class _LocationScaleTransform(Transform):
     def call_and_ladj(self, v: Tensor) -> tuple[Tensor, Tensor]:
         z = self._call(v)
         return z, self.log_abs_det_jacobian(v, z)
-
-
-class Gated(MaskedAutoregressiveTransform):
-    """zuko's masked autoregressive transform with parameters multiplied by `gate(c)` and handed over `(total, *)`.
-
-    Parameters of zero are the identity for affine and spline transforms alike, and so is the start: the
-    last layer begins at (almost) zero.
-    """
-
-    def __new__(cls, *args: object, **options: object) -> Gated:
-        # zuko would build another class, one without a gate, for a single feature.
-        return object.__new__(cls)
-
-    def __init__(self, features: int, context: int, gate: Gate | None = None, **options: object) -> None:
-        super().__init__(features, context, **options)
-        self.gate = gate
-        with torch.no_grad():
-            for parameter in self.hyper[-1].parameters():
-                parameter.mul_(0.1)
-
-    def meta(self, c: Tensor, x: Tensor) -> Transform:
-        phi = self.hyper(torch.cat(_join(x, c), dim=-1))
-        if self.gate is not None:
-            phi = phi * self.gate(c)
-        # Parameters first: what follows works on long contiguous rows.
-        phi = phi.unflatten(-1, (-1, self.total)).movedim(-1, 0).contiguous()
-        return DependentTransform(self.univariate(phi), 1)
-
-
-def _join(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    batch = torch.broadcast_shapes(x.shape[:-1], c.shape[:-1])
-    return x.expand(*batch, x.shape[-1]), c.expand(*batch, c.shape[-1])
 
 
 def gaussian_flow(features: int, context: int, hidden: Sequence[int]) -> Flow:

@@ -64,7 +64,7 @@ class PosteriorNetwork(nn.Module):
     def _gate(self, context: Tensor) -> Tensor:
         low, high = (math.log(b) for b in self.beta_range)
         log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
-        return 1 - torch.exp(-3 * log_ratio.exp())
+        return -torch.expm1(-3 * log_ratio.exp())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form of the architecture, read back by `from_dict`; the weights are saved apart."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["TemperedPosterior"]
 
+import contextlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Below this p-value an observation is called far from everything simulated.
 _FAR = 0.005
+#: Draws made at once.
+_PIECE = 8192
 
 
 class TemperedPosterior:
@@ -205,13 +208,15 @@ class TemperedPosterior:
 
     def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None) -> Tensor:
         distribution = self.network(z, self._beta(beta, z.shape[:-1]))
-        if seed is None:
-            u = distribution.sample(shape)
-        else:
-            with torch.random.fork_rng(devices=[]):
+        count, rows = shape.numel(), max(1, z.shape[:-1].numel())
+        # Pieces that stay in the processor's cache.
+        piece = max(1, _PIECE // rows)
+        pieces = [min(piece, count - start) for start in range(0, count, piece)]
+        with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+            if seed is not None:
                 torch.manual_seed(seed)
-                u = distribution.sample(shape)
-        return self.whitening.to_theta(u).float()
+            draws = [self.whitening.to_theta(distribution.sample(Size([n]))).float() for n in pieces]
+        return torch.cat(draws).reshape(*shape, *z.shape[:-1], self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:
         low, high = self.beta_range

@@ -145,3 +145,24 @@ def test_gated_flow_keeps_the_contract(kind: str, dim: int) -> None:
     jacobian = torch.autograd.functional.jacobian(transform, v)
     torch.testing.assert_close(transform.call_and_ladj(v)[1], torch.linalg.slogdet(jacobian).logabsdet)
     assert flow(double(7, CONTEXT)).sample((4,)).shape == (4, 7, dim)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("features", [1, 2, 5])
+@pytest.mark.parametrize("context_shape", [(3,), (1, 3), (4, 3)])
+def test_drawing_step_by_step_is_the_inverse(gated: bool, features: int, context_shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    gate = (lambda c: c[..., :1].sigmoid()) if gated else None
+    flow = spline_flow(features, 3, (16, 12), 2, 4, gate).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    c = torch.randn(context_shape, dtype=torch.float64)
+    noise = torch.randn(7, *c.shape[:-1], features, dtype=torch.float64)
+    transform = flow(c).transform
+    with torch.no_grad():
+        fast = transform.inv(noise)
+    slow = transform.inv(noise)
+    assert fast.shape == noise.shape
+    torch.testing.assert_close(fast, slow.detach())
+    torch.testing.assert_close(transform(fast).detach(), noise)
