@@ -6,7 +6,7 @@ network. Each continues from where it stood when more simulations arrive.
 
 from __future__ import annotations
 
-__all__ = ["Learner", "LearnerOptions"]
+__all__ = ["MIN_SIMULATIONS", "Learner", "LearnerOptions"]
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +32,7 @@ from .tempering import TemperedParticles, TemperingOptions, temper
 from .training import TrainOptions, bounded_threads
 from .whitening import whiten
 
+#: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50
 
 OnProgress = Callable[[str, float], None]

@@ -395,9 +395,8 @@ class _Execution:
     def _report(self, posterior: TemperedPosterior, checks: list[CheckResult]) -> None:
         from .reporting import make_report
 
-        figures = make_report(self.run)
-        for name, figure in figures.items():
-            self.tracker.figure(figure, name)
+        for figure in make_report(self.run):
+            self.tracker.artifact(figure, "figures")
         for result in checks:
             smallest = {f"sbc_min_p/{result.kind}": min(result.p_values)}
             self.tracker.metrics(smallest, sum(self.loop.counts.values()))

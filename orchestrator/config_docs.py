@@ -30,7 +30,7 @@ observation:
   columns: [hare, lynx]
   index: year
 temperature: {low: 0.1, high: 2.0}
-budget: {simulations: 7000}
+budget: {simulations: 9000}
 seed: 1
 """
 

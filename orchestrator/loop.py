@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from simulators.errors import ObservationError, TemperflowError
+from learners.learner import MIN_SIMULATIONS
+from simulators.errors import DataError, ObservationError, TemperflowError
 from simulators.outcome import Outcome, Status
 
 from .config import AcquisitionConfig
@@ -47,6 +48,7 @@ class SimulationLoop:
         counts: Rows in the store by status.
         seconds: Simulator seconds spent.
         trainable: Rows in the store that may be trained on.
+        valid: Those of them with a result.
         snapshot: The latest model.
     """
 
@@ -67,7 +69,8 @@ class SimulationLoop:
         self.stopping, self.on_tick = stopping, on_tick
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
-        self.trainable = 0
+        self.trainable = self.valid = 0
+        self._reasons: Counter[str] = Counter()
         self._recount()
         self.snapshot: Snapshot | None = None
         self._unseen: list[Proposal] = []
@@ -92,6 +95,7 @@ class SimulationLoop:
                 room = target - self.trainable - in_flight
                 self._top_up(min(room, self._allowance(initial, target) - in_flight))
             self._turn()
+            self._check_success(initial)
             self._train(initial, target)
         self._finish_update()
 
@@ -118,7 +122,10 @@ class SimulationLoop:
         table = self.store.read(["status", "seconds", "proposal"])
         self.counts = Counter(table["status"].to_pylist())
         self.seconds = float(sum(table["seconds"].to_pylist()))
-        self.trainable = sum(ProposalKind(kind).trains for kind in table["proposal"].to_pylist())
+        trains = [ProposalKind(kind).trains for kind in table["proposal"].to_pylist()]
+        self.trainable = sum(trains)
+        ok = [status == Status.OK for status in table["status"].to_pylist()]
+        self.valid = sum(t and o for t, o in zip(trains, ok, strict=True))
 
     def _turn(self) -> None:
         self._record(self.pool.poll(_POLL_SECONDS))
@@ -128,10 +135,14 @@ class SimulationLoop:
     def _record(self, finished: list[Finished]) -> None:
         rows = [self._checked(row) for row in finished]
         self.store.append(rows)
-        self.trainable += sum(row.proposal.kind.trains for row in rows)
         for row in rows:
             self.counts[row.outcome.status] += 1
             self.seconds += row.outcome.seconds
+            self.trainable += row.proposal.kind.trains
+            if row.outcome.status is Status.OK:
+                self.valid += row.proposal.kind.trains
+            else:
+                self._reasons[f"{row.outcome.status}: {row.outcome.reason}"] += 1
         if self.dim_x is not None and self.dim_observation not in (None, self.dim_x):
             raise ObservationError(
                 f"the observation has {self.dim_observation} numbers, but the simulator returned {self.dim_x}; both "
@@ -175,7 +186,9 @@ class SimulationLoop:
             return initial
         if self.snapshot is None:
             cheap = initial * seconds / self.pool.slots < _CHEAP_START_SECONDS
-            return initial - self.trainable if cheap else unlimited
+            # Where too many fail to train, another portion follows.
+            portions = 1 if self._ready(initial) else 1 + self.trainable // initial
+            return portions * initial - self.trainable if cheap else unlimited
         ahead = self.config.growth * self.snapshot.rows
         training = self.trainer.last_seconds or 0.0
         if ahead * seconds / self.pool.slots >= 0.5 * training:
@@ -197,8 +210,22 @@ class SimulationLoop:
         held_back = allowance <= 0 and not self.pool.pending
         enough = self.trainer.rows >= max(initial, trained + max(10, 0.1 * trained))
         paced = allowance < 1 << 39
-        if self.trainer.rows >= initial and self.trainer.rows > trained and (held_back or (enough and not paced)):
+        if self._ready(initial) and self.trainer.rows > trained and (held_back or (enough and not paced)):
             self.trainer.update(alone=held_back)
+
+    def _ready(self, initial: int) -> bool:
+        """Whether there is enough to train on for the first time."""
+        return self.trainer.rows >= initial and self.valid >= MIN_SIMULATIONS
+
+    def _check_success(self, initial: int) -> None:
+        """A simulator that never succeeds is not worth the rest of the budget."""
+        if self.valid or self.trainable < initial or not self._reasons:
+            return
+        [(reason, number)] = self._reasons.most_common(1)
+        raise DataError(
+            f"none of the first {self.trainable} simulations succeeded, {number} of them with '{reason}'; mend the "
+            f"simulator and run again. All are kept in {self.store.directory}"
+        )
 
     def _finish_update(self) -> None:
         """Lets a training under way end: the trainer does one thing at a time."""

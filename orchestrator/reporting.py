@@ -65,8 +65,8 @@ def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Co
     return rows, widths
 
 
-def make_report(run: RunDirectory) -> dict[str, Figure]:
-    """Writes `report.html` and `figures/*.png`; returns the figures by name.
+def make_report(run: RunDirectory) -> list[Path]:
+    """Writes `report.html` and `figures/*.png`; returns the paths of the latter.
 
     Raises:
         RunDirectoryError, SavedModelError: No campaign there, or one that has not finished training.
@@ -95,7 +95,7 @@ def make_report(run: RunDirectory) -> dict[str, Figure]:
     if draws:
         figures["corner"] = ReportFigure(
             "The posterior at several temperatures",
-            "Every parameter and every pair; contours hold 50 % and 90 %.",
+            "Every parameter, its densities scaled to one height, and every pair; contours hold 50 % and 90 %.",
             corner({b: draws[b] for b in _few(betas)}, names),
             "answer",
         )
@@ -148,10 +148,12 @@ def make_report(run: RunDirectory) -> dict[str, Figure]:
     )
     write_report(data, run.report)
     run.figures.mkdir(exist_ok=True)
-    images = {name: figure.image for name, figure in figures.items() if isinstance(figure.image, Figure)}
-    for name, image in images.items():
-        image.savefig(run.figures / f"{name}.png", dpi=110)
-    return images
+    paths = []
+    for name, figure in figures.items():
+        if isinstance(figure.image, Figure):
+            paths.append(run.figures / f"{name}.png")
+            figure.image.savefig(paths[-1], dpi=110)
+    return paths
 
 
 def _draws(posterior: TemperedPosterior, betas: list[float]) -> dict[float, np.ndarray]:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from learners.posterior import TemperedPosterior
 
 logger = logging.getLogger(__name__)
@@ -86,13 +84,9 @@ class Tracker:
 
         self._submit(log)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Logs a figure as `figures/NAME.png`."""
-        self._submit(lambda: self._client.log_figure(self.run_id, figure, f"figures/{name}.png"))
-
-    def artifact(self, path: Path) -> None:
-        """Logs a file."""
-        self._submit(lambda: self._client.log_artifact(self.run_id, str(path)))
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Logs a file, in a folder of the run's artifacts."""
+        self._submit(lambda: self._client.log_artifact(self.run_id, str(path), folder))
 
     def text(self, text: str, name: str) -> None:
         """Logs a text as a file."""

@@ -60,9 +60,15 @@ def _load_file(path: Path) -> Any:
 
 
 def _load_module(name: str) -> Any:
+    package = name.partition(".")[0]
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
+        if package in OUR_PACKAGES:
+            raise SimulatorError(
+                f"'{name}' is looked for in temperflow's own package '{package}' and is not there ({error}); rename "
+                "your folder of that name, or give the path of a file as 'path/to/file.py:name' from another folder"
+            ) from error
         raise SimulatorError(
             f"importing the module '{name}' failed with {type(error).__name__}: {error}; install it in this "
             "environment, or give the path of a file as 'path/to/file.py:name'"

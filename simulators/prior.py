@@ -83,7 +83,8 @@ class Marginal:
             raise PriorError(f"'{self.distribution}' is no class of torch.distributions; {hint}")
         arguments = {k: torch.tensor(_number(k, v), dtype=torch.float64) for k, v in self.arguments.items()}
         try:
-            result: D.Distribution = classes[self.distribution](**arguments)
+            # Said outright: some libraries switch torch's own checks off for the whole process.
+            result: D.Distribution = classes[self.distribution](**arguments, validate_args=True)
         except (TypeError, ValueError, NotImplementedError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise PriorError(

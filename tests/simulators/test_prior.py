@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(params=[True, False], ids=["torch checks", "torch does not check"])
+def torch_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """torch's own validation, which other libraries may switch off."""
+    before = distributions.Distribution._validate_args
+    distributions.Distribution.set_default_validate_args(request.param)
+    yield
+    distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.usefixtures("torch_checks")
 @pytest.mark.parametrize(("spec", "message"), WRONG.values(), ids=WRONG)
 def test_unusable_marginals_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(PriorError) as error:

@@ -1,0 +1,278 @@
+"""Campaigns from end to end, on a real Ray cluster and a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+import torch
+import yaml
+from campaigns import NORMAL, QUICK, write_campaign
+from mlflow.entities import Run
+
+from learners import TemperedPosterior
+from orchestrator import Campaign
+from orchestrator.campaign import CampaignResult
+from orchestrator.store import SimulationStore
+from simulators.errors import DataError, ObservationError, RunDirectoryError
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A campaign that has run once."""
+
+    folder: Path
+    config: Path
+    result: CampaignResult
+    uri: str
+
+    def rows(self) -> pd.DataFrame:
+        return pd.read_parquet(self.result.directory / "simulations")
+
+    def mlflow_run(self) -> Run:
+        assert self.result.mlflow_run_id is not None
+        return mlflow.MlflowClient(self.uri).get_run(self.result.mlflow_run_id)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Finished:
+    folder = tmp_path_factory.mktemp("campaign")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    config = write_campaign(folder, tracking={"uri": uri})
+    result = Campaign.from_file(config, directory=folder / "run").run(progress=False)
+    return Finished(folder, config, result, uri)
+
+
+def test_the_budget_is_met_exactly_and_each_simulation_is_one_row(finished: Finished) -> None:
+    rows = finished.rows()
+    assert len(rows) == 300
+    assert sorted(rows["id"]) == list(range(300))
+    assert ds.dataset(finished.result.directory / "simulations").count_rows() == 300
+    assert rows["seed"].is_unique
+    assert rows["theta"].map(len).eq(2).all()
+
+
+def test_failures_are_rows_with_their_reason(finished: Finished) -> None:
+    rows = finished.rows()
+    theta = np.stack(rows["theta"].to_list())
+    raised, invalid = theta[:, 0] < -1.6, (theta[:, 0] >= -1.6) & (theta[:, 1] > 1.8)
+    assert (rows["status"][raised] == "raised").all()
+    assert rows["reason"][raised].str.contains("theta_0 is too low").all()
+    assert raised.any()
+    assert invalid.any()
+    assert (rows["status"][~raised & ~invalid] == "ok").all()
+    assert rows["x"][raised | invalid].isna().all()
+
+
+def test_proposals_say_where_they_came_from(finished: Finished) -> None:
+    rows = finished.rows()
+    kinds = set(rows["proposal"])
+    assert kinds == {"prior", "tempered", "acquisition", "calibration-prior", "calibration-tempered"}
+    density, beta = rows["proposal_log_density"], rows["beta"]
+    assert density[rows["proposal"] != "acquisition"].notna().all()
+    assert density[rows["proposal"] == "acquisition"].isna().all()
+    prior = rows[rows["proposal"] == "prior"]
+    standard = torch.distributions.Normal(0.0, 1.0)
+    expected = standard.log_prob(torch.tensor(np.stack(prior["theta"].to_list()))).sum(dim=-1)
+    np.testing.assert_allclose(prior["proposal_log_density"], expected, rtol=1e-5)
+    assert beta[rows["proposal"].isin(["tempered", "acquisition"])].between(0.1 - 1e-6, 2.0 + 1e-6).all()
+    assert beta[rows["proposal"] == "prior"].isna().all()
+
+
+def test_the_posterior_has_the_observation_and_loads_from_the_run_directory(finished: Finished) -> None:
+    posterior = finished.result.posterior
+    draws = posterior.sample((100,), beta=0.5, seed=1)
+    assert draws.shape == (100, 2)
+    assert draws.dtype == torch.float32
+    assert posterior.default_x is not None
+    np.testing.assert_allclose(posterior.default_x, [0.5, -0.3, 0.1])
+    loaded = TemperedPosterior.load(finished.result.directory)
+    torch.testing.assert_close(loaded.sample((100,), beta=0.5, seed=1), draws)
+    assert loaded.names == ("a", "b")
+    assert loaded.log_prob(draws, x=[0.5, -0.3, 0.1], beta=0.5).shape == (100,)
+
+
+def test_calibration_names_its_populations(finished: Finished) -> None:
+    kinds = {check.kind: check for check in finished.result.checks}
+    assert set(kinds) == {"prior", "tempered"}
+    assert "beta = 0.1" in kinds["tempered"].population
+    for check in finished.result.checks:
+        ranks = np.array(check.ranks)
+        assert ranks.shape == (len(ranks), 2)
+        assert ((ranks >= 0) & (ranks <= 1)).all()
+
+
+def test_the_report_stands_alone(finished: Finished) -> None:
+    page = (finished.result.directory / "report.html").read_text()
+    assert page.count("<img") + page.count("<svg") >= 4
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    figures = {path.name for path in (finished.result.directory / "figures").iterdir()}
+    assert {"corner.png", "predictive.png", "simulations.png"} <= figures
+
+
+def test_mlflow_has_the_run(finished: Finished) -> None:
+    run, client = finished.mlflow_run(), mlflow.MlflowClient(finished.uri)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["budget.simulations"] == "300"
+    history = client.get_metric_history(run.info.run_id, "simulations")
+    assert history[-1].value == 300
+    assert {"surrogate_loss", "posterior_loss", "sbc_min_p/prior", "sbc_min_p/tempered"} <= set(run.data.metrics)
+    [dataset] = run.inputs.dataset_inputs
+    assert (finished.result.directory / "simulations").as_uri() in dataset.dataset.source
+    digest = SimulationStore(finished.result.directory / "simulations").digest()
+    assert run.data.tags["simulations.digest"] == digest
+    assert dataset.dataset.digest == digest[:32]
+    artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"figures", "report.html", "config.json"} <= artifacts
+
+
+def test_the_registered_model_answers(finished: Finished) -> None:
+    mlflow.set_tracking_uri(finished.uri)
+    model = mlflow.pyfunc.load_model("models:/small/1")
+    x = pd.DataFrame([[0.5, -0.3, 0.1], [0.0, 0.0, 0.0]], columns=["x0", "x1", "x2"])
+    draws = model.predict(x, params={"beta": 0.5, "num_samples": 50, "seed": 7})
+    assert list(draws.columns) == ["row", "a", "b"]
+    assert draws["row"].value_counts().to_dict() == {0: 50, 1: 50}
+    expected = finished.result.posterior.sample_batched((50,), torch.tensor(x.to_numpy()), beta=0.5, seed=7)
+    np.testing.assert_allclose(draws.loc[draws["row"] == 1, ["a", "b"]], expected[:, 1], rtol=1e-5)
+    with pytest.raises(mlflow.MlflowException, match="outside the trained range"):
+        model.predict(x, params={"beta": 9.0})
+    assert not list(Path(mlflow.artifacts.download_artifacts("models:/small/1")).rglob("*.pkl"))
+
+
+def test_running_again_simulates_nothing_and_gives_the_same_answer(finished: Finished) -> None:
+    before = finished.rows()
+    again = Campaign.from_file(finished.config, directory=finished.result.directory).run(progress=False)
+    pd.testing.assert_frame_equal(finished.rows(), before)
+    assert again.mlflow_run_id == finished.result.mlflow_run_id
+    first, second = (result.posterior.sample((10,), seed=0) for result in (finished.result, again))
+    torch.testing.assert_close(first, second)
+
+
+def test_a_larger_budget_continues(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, budget={"simulations": 150})
+    Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    before = pd.read_parquet(tmp_path / "run" / "simulations").set_index("id")
+    Campaign.from_file(config, ["budget.simulations=220"], tmp_path / "run").run(progress=False)
+    after = pd.read_parquet(tmp_path / "run" / "simulations").set_index("id")
+    assert len(after) == 220
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [("seed=4", "seed"), ("temperature.low=0.2", "temperature"), ("simulator.function=model.py:slow", "simulator")],
+)
+def test_a_run_directory_of_another_configuration_is_refused(finished: Finished, override: str, changed: str) -> None:
+    before = finished.rows()
+    campaign = Campaign.from_file(finished.config, [override], finished.result.directory)
+    with pytest.raises(RunDirectoryError, match=f"another configuration: {changed} changed"):
+        campaign.run(progress=False)
+    pd.testing.assert_frame_equal(finished.rows(), before)
+
+
+def test_an_observation_of_another_length_keeps_what_was_simulated(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:pair"})
+    with pytest.raises(ObservationError, match=r"has 3 numbers, but the simulator returned 2"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert len(SimulationStore(tmp_path / "run" / "simulations")) > 0
+
+
+def test_results_of_another_shape_are_failures(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:ragged"}, observation=None)
+    Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    rows = pd.read_parquet(tmp_path / "run" / "simulations").sort_values("id")
+    assert set(rows["status"]) == {"ok", "wrong_shape"}
+    assert rows.loc[rows["status"] == "ok", "x"].map(len).nunique() == 1
+    assert rows.loc[rows["status"] == "wrong_shape", "reason"].str.contains("but earlier simulations returned").all()
+
+
+def test_a_simulator_that_always_fails_ends_early_with_its_reason(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:broken"})
+    with pytest.raises(DataError, match=r"none of the first .*out of order"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    rows = pd.read_parquet(tmp_path / "run" / "simulations")
+    assert 100 <= len(rows) < 300
+    assert rows["reason"].str.contains("out of order").all()
+
+
+def test_where_most_simulations_fail_more_are_made_before_training(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:rare"}, acquisition={"initial": 60})
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    rows = result.simulations()
+    assert len(rows) == 300
+    assert (rows["status"] == "ok").mean() < 0.6
+    assert "tempered" in set(rows["proposal"])
+
+
+def test_a_tracking_server_that_is_away_does_not_stop_a_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = write_campaign(tmp_path, tracking={"uri": "http://127.0.0.1:9"}, budget={"simulations": 120})
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert result.mlflow_run_id is None
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_python_callable_and_any_distribution(tmp_path: Path) -> None:
+    scale = 0.5  # a closure travels to the workers
+
+    def simulate(theta: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        noise = np.random.default_rng(seed).normal(size=2)
+        return {"level": theta + scale * noise, "sum": np.array([theta.sum()])}
+
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+    result = Campaign(
+        simulate,
+        prior,
+        observation=[0.5, -0.3, 0.2],
+        budget=150,
+        directory=tmp_path / "run",
+        learner=QUICK,
+        tracking={"enabled": False},
+    ).run(progress=False)
+    assert result.posterior.sample((5,), beta=0.1).shape == (5, 2)
+    assert len(result.simulations()) == 150
+
+
+def test_an_amortized_campaign_of_a_task(tmp_path: Path) -> None:
+    values = {
+        "simulator": {"task": "two_moons"},
+        "budget": {"simulations": 200},
+        "learner": QUICK,
+        "acquisition": {"method": "sobol"},
+        "calibration": {"share": 0.2},
+        "tracking": {"enabled": False},
+    }
+    path = tmp_path / "moons.yaml"
+    path.write_text(yaml.safe_dump(values))
+    result = Campaign.from_file(path, directory=tmp_path / "run").run(progress=False)
+    assert set(result.simulations()["proposal"]) == {"sobol", "calibration-prior"}
+    assert result.posterior.default_x is None
+    assert [check.kind for check in result.checks] == ["prior"]
+    with pytest.raises(ObservationError, match="pass x="):
+        result.posterior.sample((3,))
+    assert result.posterior.sample_batched((3,), torch.zeros(4, 2), beta=2.0).shape == (3, 4, 2)
+
+
+def test_a_time_budget_ends_the_simulating(tmp_path: Path) -> None:
+    config = write_campaign(
+        tmp_path,
+        simulator={"function": "model.py:slow"},
+        budget={"hours": 5 / 3600},
+        parameters={"a": NORMAL, "b": NORMAL},
+    )
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    records = json.loads((tmp_path / "run" / "campaign.json").read_text())
+    assert "finished" in records
+    assert len(result.simulations()) >= 50

@@ -1,0 +1,171 @@
+"""The command line: the main job on a small budget, every command, and what a user reads when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from campaigns import NORMAL, QUICK, write_campaign
+
+from learners import TemperedPosterior
+from orchestrator.cli import main
+
+Temperflow = Callable[..., tuple[int, str]]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "hudson_bay.yaml"
+
+
+@pytest.fixture
+def temperflow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Temperflow:
+    """Calls the command; returns exit code and everything it wrote."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["temperflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        captured = capsys.readouterr()
+        code = leaving.value.code
+        return int(code or 0), captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def hudson(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """The demo's run directory, on a small budget."""
+    folder = tmp_path_factory.mktemp("hudson")
+    settings = {f"learner.{k}": v for k, v in QUICK.items()}
+    settings |= {"budget.simulations": 400, "calibration.share": 0.2, "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
+    arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["temperflow", "run", str(EXAMPLE), "--dir", str(folder / "run"), *arguments])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+    assert not leaving.value.code
+    return folder / "run"
+
+
+def test_the_main_job_leaves_its_results(hudson: Path) -> None:
+    rows = pd.read_parquet(hudson / "simulations")
+    assert len(rows) == 400
+    assert rows.loc[rows["status"] == "ok", "x"].map(len).eq(42).all()
+    assert TemperedPosterior.load(hudson).sample((10,), beta=0.3).shape == (10, 8)
+    page = (hudson / "report.html").read_text()
+    for expected in ("alpha", "sigma_lynx", "SBC", "conversion" if "conversion" in page else "delta"):
+        assert expected in page
+
+
+def test_status(hudson: Path, temperflow: Temperflow) -> None:
+    code, text = temperflow("status", hudson)
+    assert code == 0
+    assert "finished" in text
+    assert "400 of 400 simulations" in text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_sample_for_the_observation(hudson: Path, tmp_path: Path, temperflow: Temperflow, suffix: str) -> None:
+    out = tmp_path / f"draws{suffix}"
+    code, _ = temperflow("sample", hudson, "--beta", 0.5, "-n", 20, "--out", out, "--seed", 1)
+    assert code == 0
+    frame = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert list(frame.columns)[:3] == ["alpha", "beta_", "gamma"]
+    expected = TemperedPosterior.load(hudson).sample((20,), beta=0.5, seed=1)
+    np.testing.assert_allclose(frame, expected, rtol=1e-5)
+
+
+def test_sample_for_other_data(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
+    table = pd.read_csv(EXAMPLE.with_name("hudson_bay_lynx_hare.csv"))
+    table["hare"] *= 1.1
+    table.to_csv(tmp_path / "other.csv", index=False)
+    code, _ = temperflow("sample", hudson, "--x", tmp_path / "other.csv", "-n", 5, "--out", tmp_path / "d.csv")
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "d.csv")) == 5
+
+
+def test_check_and_report_can_be_made_again(hudson: Path, temperflow: Temperflow) -> None:
+    before = json.loads((hudson / "calibration.json").read_text())
+    code, text = temperflow("check", hudson)
+    assert code == 0
+    assert "SBC over the prior" in text
+    assert json.loads((hudson / "calibration.json").read_text()) == before
+    (hudson / "report.html").unlink()
+    code, _ = temperflow("report", hudson)
+    assert code == 0
+    assert (hudson / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report"])
+def test_help_has_an_example(temperflow: Temperflow, command: str) -> None:
+    code, text = temperflow(command, "--help")
+    assert code == 0
+    assert f"Example: temperflow {command}" in text
+
+
+def test_errors_are_one_message_and_no_traceback(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
+    draws = tmp_path / "draws.csv"
+    short = tmp_path / "short.csv"
+    short.write_text("hare,lynx\n1,2\n")
+    cases = {
+        ("run", tmp_path / "nothing.yaml"): "expected a configuration file",
+        ("run", EXAMPLE, "--set", "budget.simulation=3"): "did you mean 'simulations'",
+        ("run", EXAMPLE, "--set", "simulator.function=hudson_bay.py:simulat"): "did you mean 'simulate'",
+        ("run", EXAMPLE, "--dir", hudson, "--set", "seed=99"): "another configuration: seed changed",
+        ("run", EXAMPLE, "--dir", tmp_path): "holds files, but no campaign",
+        ("status", tmp_path): "no campaign.json",
+        ("sample", hudson, "--beta", 5, "--out", draws): "outside the trained range [0.1, 2]",
+        ("sample", hudson, "--out", tmp_path / "draws.txt"): "to end in .parquet or .csv",
+        ("sample", hudson, "--x", short, "--out", draws): "expected an observation of 42 numbers",
+        ("sample", hudson, "--x", tmp_path / "no.csv", "--out", draws): "there is no such file",
+        ("report", tmp_path / "nowhere"): "no campaign.json",
+    }
+    for arguments, message in cases.items():
+        code, text = temperflow(*arguments)
+        assert code == 1, (arguments, text)
+        assert message in text
+        assert "Traceback" not in text
+    assert not draws.exists()
+
+
+def test_a_posterior_from_the_future_is_refused(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
+    shutil.copytree(hudson, tmp_path / "run")
+    path = tmp_path / "run" / "posterior" / "posterior.json"
+    spec = json.loads(path.read_text())
+    path.write_text(json.dumps({**spec, "format": 999}))
+    code, text = temperflow("sample", tmp_path / "run", "--out", tmp_path / "d.csv")
+    assert code == 1
+    assert "format 999" in text
+    assert "upgrade temperflow" in text
+
+
+def test_a_folder_named_like_ours_is_explained(tmp_path: Path, temperflow: Temperflow) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "simulators.model:simulate"})
+    (tmp_path / "simulators").mkdir()
+    (tmp_path / "simulators" / "__init__.py").write_text("")
+    shutil.copy(tmp_path / "model.py", tmp_path / "simulators" / "model.py")
+    code, text = temperflow("run", config, "--dir", tmp_path / "run")
+    assert code == 1
+    assert "simulators" in text
+    assert "rename" in text.lower()
+
+
+def test_a_prior_of_the_wrong_dimension_is_explained(tmp_path: Path, temperflow: Temperflow) -> None:
+    (tmp_path / "prior.py").write_text("import torch\nprior = torch.distributions.Normal(0.0, 1.0)\n")
+    config = write_campaign(tmp_path, parameters=None, prior="prior.py:prior")
+    code, text = temperflow("run", config, "--dir", tmp_path / "run")
+    assert code == 1
+    assert "event_shape" in text
+
+
+def test_malformed_observations_are_explained(tmp_path: Path, temperflow: Temperflow) -> None:
+    config = write_campaign(tmp_path, parameters={"a": NORMAL, "b": NORMAL})
+    for content, message in {"x\n1\nnan\n": "NaN or infinite", "x\nfoo\n": "must hold numbers", "x\n": "empty"}.items():
+        (tmp_path / "x_o.csv").write_text(content)
+        code, text = temperflow("run", config, "--dir", tmp_path / "run")
+        assert code == 1
+        assert message in text

@@ -1,0 +1,143 @@
+"""What was simulated survives: the driver killed or stopped, the trainer lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+import torch
+from campaigns import QUICK, write_campaign
+
+from orchestrator.config import LearnerConfig
+from orchestrator.proposal import Finished, Proposal, ProposalKind
+from orchestrator.store import SimulationStore
+from orchestrator.supervisor import TrainerSupervisor
+from orchestrator.trainer import Snapshot, Trainer
+from simulators.outcome import Outcome, Status
+
+_PATIENCE = 120.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Returns as soon as `condition` holds; fails after two minutes."""
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the event never came"
+        time.sleep(0.05)
+
+
+def start(config: Path, run: Path) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("temperflow")), "run", str(config), "--dir", str(run)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=config.parent
+    )
+
+
+def rows(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "simulations").set_index("id").sort_index()
+
+
+def processes_with(text: str) -> list[int]:
+    """Living processes whose command line or working files mention `text`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if text in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_killed_half_way_and_continued(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:slow"})
+    run = tmp_path / "run"
+    first = start(config, run)
+    wait_until(lambda: first.poll() is not None or ((run / "simulations").exists() and len(list_rows(run)) >= 150))
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    before = rows(run)
+    assert 150 <= len(before) < 300
+    second = start(config, run)
+    output, _ = second.communicate(timeout=_PATIENCE)
+    assert second.returncode == 0, output
+    assert f"continuing with {len(before)} simulations" in output
+    after = rows(run)
+    assert len(after) == 300
+    assert after.index.is_unique
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    assert (run / "report.html").exists()
+    # Nothing of either run is left behind, not even of the killed one.
+    wait_until(lambda: not processes_with(str(tmp_path)))
+
+
+def list_rows(run: Path) -> list[int]:
+    return SimulationStore(run / "simulations").read([])["id"].to_pylist()
+
+
+def test_asked_to_stop_it_keeps_everything_and_says_how_to_continue(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:slow"})
+    run = tmp_path / "run"
+    process = start(config, run)
+    wait_until(lambda: process.poll() is not None or ((run / "simulations").exists() and len(list_rows(run)) >= 20))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=_PATIENCE)
+    assert process.returncode != 0
+    assert f"stopped as asked; {len(rows(run))} simulations are safe" in output
+    assert "Traceback" not in output
+
+
+def test_two_processes_cannot_write_one_run_directory(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:slow"})
+    run = tmp_path / "run"
+    first = start(config, run)
+    wait_until(lambda: first.poll() is not None or ((run / "simulations").exists() and len(list_rows(run)) >= 1))
+    second = start(config, run)
+    output, _ = second.communicate(timeout=_PATIENCE)
+    assert second.returncode == 1
+    assert "is being written by another process" in output
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=_PATIENCE)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path) -> None:
+    store = SimulationStore(tmp_path)
+    theta = np.random.default_rng(0).normal(size=(200, 2))
+    store.append([_row(i, value) for i, value in enumerate(theta)])
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    config = LearnerConfig(**QUICK)
+    actors = []
+
+    def start_trainer() -> object:
+        actors.append(
+            Trainer.options(num_cpus=1).remote(prior, (0.1, 2.0), np.zeros(2), config, 0, ("a", "b"))  # type: ignore[attr-defined]
+        )
+        return actors[-1]
+
+    supervisor = TrainerSupervisor(start_trainer, store)
+    supervisor.update()
+    ray.kill(actors[0])
+    result = None
+    while result is None:
+        result = supervisor.poll(1.0)
+    assert len(actors) == 2
+    assert isinstance(result, Snapshot)
+    assert result.rows == supervisor.rows == 200
+    supervisor.stop()
+
+
+def _row(i: int, theta: np.ndarray) -> Finished:
+    proposal = Proposal(i, theta, None, ProposalKind.PRIOR, 0.0, i)
+    x = theta + 0.1 * np.random.default_rng(i).normal(size=2)
+    return Finished(proposal, Outcome(Status.OK, x, "", 1e9, 0.1), 1, "host:1")
