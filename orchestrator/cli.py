@@ -172,17 +172,17 @@ def _print_checks(results: list[CheckResult]) -> None:
 
 def _print_comparison(rows: list[Comparison], widths: list[Width]) -> None:
     if rows:
-        table = Table("parameter", "known mean", "known sd", "mean", "sd", "difference / sd", "sd ratio", "agrees")
+        table = Table("parameter", "known", "here", "shift/sd", "sd ratio", "agrees")
         for row in rows:
-            numbers = (row.expected_mean, row.expected_std, row.mean, row.std)
             table.add_row(
                 row.parameter,
-                *(f"{value:.4g}" for value in numbers),
+                f"{row.expected_mean:.3g} ± {row.expected_std:.2g}",
+                f"{row.mean:.3g} ± {row.std:.2g}",
                 f"{row.difference:+.2f}",
                 f"{row.ratio:.2f}",
                 "yes" if row.ok else "NO",
             )
-        console.print("\nThe posterior at beta = 1 beside the known one")
+        console.print("\nThe posterior at beta = 1 beside the known one (mean ± standard deviation)")
         console.print(table)
     if widths:
         narrow = [row.parameter for row in widths if not row.ok]

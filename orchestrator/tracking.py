@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Tracker", "default_uri", "load_registered"]
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,24 +130,16 @@ class Tracker:
             self._queue.put(action)
 
     def _work(self) -> None:
-        from mlflow.utils.logging_utils import disable_logging, enable_logging
-
-        # What MLflow tells of its own doings would tear the progress display; our own warnings stay.
-        disable_logging()
-        try:
-            self._carry_out()
-        finally:
-            enable_logging()
-
-    def _carry_out(self) -> None:
-        while (action := self._queue.get()) is not None:
-            try:
-                action()
-            except Exception as error:
-                # Tracking is a service to the campaign, never a reason to lose it.
-                self._failures += 1
-                if self._failures <= 3:
-                    logger.warning("MLflow at %s: %s", self.uri, str(error).splitlines()[0] if str(error) else error)
+        with _quiet():
+            while (action := self._queue.get()) is not None:
+                try:
+                    action()
+                except Exception as error:
+                    # Tracking is a service to the campaign, never a reason to lose it.
+                    self._failures += 1
+                    if self._failures <= 3:
+                        reason = str(error).splitlines()[0] if str(error) else error
+                        logger.warning("MLflow at %s: %s", self.uri, reason)
 
     def _start(self) -> None:
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -200,9 +193,10 @@ class Tracker:
                 signature=ModelSignature(inputs, outputs, params),
                 input_example=(example, {"beta": 1.0, "num_samples": 10}),
                 pip_requirements=requirements,
-                registered_model_name=name,
             )
-        self.model_version = str(info.registered_model_version)
+        with _quiet():
+            registered = mlflow.register_model(info.model_uri, name)
+        self.model_version = str(registered.version)
 
 
 def load_registered(uri: str, tracking_uri: str | None = None) -> TemperedPosterior:
@@ -213,6 +207,22 @@ def load_registered(uri: str, tracking_uri: str | None = None) -> TemperedPoster
     folder = Path(mlflow.artifacts.download_artifacts(uri))
     spec = next(folder.rglob("posterior.json"))
     return TemperedPosterior.load(spec.parent)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what MLflow tells of its own doings from tearing the progress display; our own warnings stay."""
+    from mlflow.utils.logging_utils import disable_logging, enable_logging
+
+    log = logging.getLogger("mlflow")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    disable_logging()
+    try:
+        yield
+    finally:
+        enable_logging()
+        log.setLevel(level)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
