@@ -127,6 +127,23 @@ class Learner:
         """
         if not len(simulations):
             return
+        self._check(simulations)
+        parts = [simulations] if self.data is None else [self.data, simulations]
+        self.data = Simulations.concatenate(parts)
+        fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
+        self.held_out = torch.cat([self.held_out, fresh])
+
+    def add_prior_draws(self, theta: Tensor, x: Tensor) -> None:
+        """Adds simulations `x` `(n, ...)` of draws `theta` `(n, d)` of the prior.
+
+        Raises:
+            DataError, ObservationError: As `add`.
+        """
+        simulations = Simulations.from_tensors(theta, x)
+        self._check(simulations)
+        self.add(replace(simulations, log_proposal=self.log_prior(simulations.theta)))
+
+    def _check(self, simulations: Simulations) -> None:
         if simulations.theta.shape[1] != self.whitening.dim:
             raise DataError(
                 f"theta has {simulations.theta.shape[1]} columns, but the prior has dimension {self.whitening.dim}"
@@ -147,10 +164,6 @@ class Learner:
                 f"the observation has {self.x_o.shape[1]} numbers, but the simulator returns "
                 f"{simulations.x.shape[1]}; both must list the same quantities in the same order"
             )
-        parts = [simulations] if self.data is None else [self.data, simulations]
-        self.data = Simulations.concatenate(parts)
-        fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
-        self.held_out = torch.cat([self.held_out, fresh])
 
     @property
     def num_valid(self) -> int:
@@ -209,6 +222,20 @@ class Learner:
             sources: list[Pairs] = [*banks, *self._joint_pairs(options)]
             return distill(self.network, sources, options, self.generator, _named("posterior", on_progress))
 
+    def log_prior(self, theta: Tensor) -> Tensor:
+        """`log p(theta)` of `theta` `(n, d)` in the support, `(n,)`."""
+        return self.prior.log_prob(theta.float()).double()
+
+    def walk(self, x: Tensor, beta: float, n: int) -> Tensor:
+        """`n` draws `(n, d)` of `p_beta(theta | x)` by the sampler on the surrogate itself.
+
+        Slow, and anew for each `x` `(k,)` and beta, but free of the error of amortizing.
+        """
+        _, scaling = self._fitted()
+        z = scaling(torch.atleast_2d(torch.as_tensor(x).double())).to(self.device)
+        particles = self._temper(z, replace(self.options.focus, particles=n), (beta, beta))
+        return self.whitening.to_theta(particles.u[-1].cpu()).float()
+
     @torch.no_grad()
     def predict(self, theta: Tensor) -> Tensor:
         """One draw of `x` `(n, k)` for each `theta` `(n, d)` by the surrogate: free of simulations.
@@ -248,7 +275,9 @@ class Learner:
         around = self._temper(z, self.options.tempering)
         return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
 
-    def _temper(self, z: Tensor, options: TemperingOptions) -> TemperedParticles:
+    def _temper(
+        self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
+    ) -> TemperedParticles:
         surrogate, _ = self._fitted()
         threads = max(1, self.options.threads or 1)
 
@@ -267,7 +296,7 @@ class Learner:
                 log_likelihood,
                 len(z),
                 self.whitening.dim,
-                self.beta_range,
+                beta_range or self.beta_range,
                 options,
                 self.generator,
                 self.whitening.log_prior_ratio,
@@ -295,8 +324,7 @@ class Learner:
         """Simulations proposed from a known density, weighted to the prior."""
         assert self.data is not None
         u, z, valid = self._tensors()
-        log_prior = self.prior.log_prob(self.data.theta.float()).double()
-        log_weight = (log_prior - self.data.log_proposal)[self.data.valid]
+        log_weight = (self.log_prior(self.data.theta) - self.data.log_proposal)[self.data.valid]
         known = log_weight.isfinite() & ~self.held_out[self.data.valid]
         if not known.any():
             return None

@@ -108,10 +108,9 @@ class TemperedPosterior:
             PriorError, DataError, TemperatureError: With the remedy.
         """
         from .learner import Learner
-        from .simulations import Simulations
 
         learner = Learner(prior, beta_range, options=options, seed=seed)
-        learner.add(Simulations.from_prior(torch.as_tensor(theta), torch.as_tensor(x)))
+        learner.add_prior_draws(torch.as_tensor(theta), torch.as_tensor(x))
         learner.fit_surrogate()
         learner.fit_posterior()
         return learner.posterior()

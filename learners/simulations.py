@@ -36,15 +36,13 @@ class Simulations:
             raise DataError("theta has NaN or infinite values; every simulated parameter must be finite")
 
     @classmethod
-    def from_prior(cls, theta: Tensor, x: Tensor, log_prior: Tensor | None = None) -> Simulations:
-        """Simulations whose parameters are draws of the prior."""
+    def from_tensors(cls, theta: Tensor, x: Tensor) -> Simulations:
+        """Simulations of unknown proposal; `x` `(n, ...)` is flattened."""
         theta = torch.as_tensor(theta).detach().double()
         x = torch.as_tensor(x).detach().double()
         if x.ndim > 2:
             x = x.flatten(1)
-        if log_prior is None:
-            log_prior = torch.full((len(theta),), torch.nan, dtype=torch.float64)
-        return cls(theta, x, log_prior.double())
+        return cls(theta, x, torch.full((len(theta),), torch.nan, dtype=torch.float64))
 
     @property
     def valid(self) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from problems import LinearGaussian
 from torch.distributions import MultivariateNormal
 
 from learners import LearnerOptions, TemperedPosterior, whiten
@@ -23,33 +22,6 @@ from simulators.prior import Marginal, ProductPrior
 
 def train(epochs: int, batch_size: int) -> TrainOptions:
     return TrainOptions(max_epochs=epochs, patience=epochs, batch_size=batch_size, learning_rate=3e-3)
-
-
-@dataclass(frozen=True)
-class LinearGaussian:
-    """`x ~ N(A theta, diag(noise)^2)`, prior `N(0, 4 I)`: every tempered posterior is normal."""
-
-    matrix: Tensor
-    noise: Tensor
-
-    @property
-    def prior(self) -> MultivariateNormal:
-        return MultivariateNormal(torch.zeros(2), 4 * torch.eye(2))
-
-    def draw(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
-        """`theta` `(n, 2)` of the prior and `x` `(n, 2)`."""
-        generator = torch.Generator().manual_seed(seed)
-        theta = 2 * torch.randn(n, 2, generator=generator)
-        return theta, theta @ self.matrix.T + self.noise * torch.randn(n, 2, generator=generator)
-
-    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        return torch.distributions.Normal(theta @ self.matrix.T, self.noise).log_prob(x).sum(dim=-1)
-
-    def posterior(self, x: Tensor, beta: float) -> MultivariateNormal:
-        """`p_beta(theta | x)`."""
-        weighted = beta * self.matrix.T / self.noise.square()
-        covariance = torch.linalg.inv(torch.eye(2) / 4 + weighted @ self.matrix)
-        return MultivariateNormal(covariance @ weighted @ x, covariance)
 
 
 @pytest.fixture(scope="session")

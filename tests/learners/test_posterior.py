@@ -1,0 +1,218 @@
+"""The posterior that users hold: right on a problem with a known answer, and clear about what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from problems import LinearGaussian
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from learners import LearnerOptions, TemperedPosterior
+from learners.learner import Learner
+from learners.simulations import Simulations
+from simulators.errors import DataError, ObservationError, SavedModelError, TemperatureError
+from simulators.prior import Marginal, ProductPrior
+
+X_O = torch.tensor([1.0, -0.5])
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 1.0, 2.0])
+def test_every_temperature_of_a_gaussian_problem(
+    gaussian_posterior: TemperedPosterior, linear_gaussian: LinearGaussian, beta: float
+) -> None:
+    exact = linear_gaussian.posterior(X_O, beta)
+    draws = gaussian_posterior.sample((4000,), x=X_O, beta=beta, seed=0)
+    std = exact.covariance_matrix.diagonal().sqrt()
+    assert ((draws.mean(dim=0) - exact.mean).abs() < 0.3 * std).all()
+    assert (draws.std(dim=0) / std).log().abs().max() < 0.25
+    theta = exact.sample((1000,))
+    log_q = gaussian_posterior.log_prob(theta, x=X_O, beta=beta)
+    assert (exact.log_prob(theta) - log_q).mean().abs() < 0.15
+
+
+def test_batched_draws_are_those_of_each_x(gaussian_posterior: TemperedPosterior) -> None:
+    x = torch.stack([X_O, -X_O, 2 * X_O])
+    draws = gaussian_posterior.sample_batched((3000,), x, beta=1.0, seed=0)
+    assert draws.shape == (3000, 3, 2)
+    for i in range(3):
+        single = gaussian_posterior.sample((3000,), x=x[i], beta=1.0, seed=1)
+        assert (draws[:, i].mean(dim=0) - single.mean(dim=0)).abs().max() < 0.05
+
+
+def test_shapes_types_and_seeds(gaussian_posterior: TemperedPosterior) -> None:
+    draws = gaussian_posterior.sample((5, 7), x=[1.0, -0.5], beta=0.5, seed=3)
+    assert draws.shape == (5, 7, 2)
+    assert draws.dtype == torch.float32
+    assert gaussian_posterior.sample(x=X_O).shape == (2,)
+    torch.testing.assert_close(draws, gaussian_posterior.sample((5, 7), x=X_O.numpy(), beta=0.5, seed=3))
+    state = torch.random.get_rng_state()
+    gaussian_posterior.sample((5,), x=X_O, seed=3)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_nothing_leaks_out_of_the_prior(bounded_posterior: TemperedPosterior) -> None:
+    draws = bounded_posterior.sample((5000,), x=[1.0, 1.0], beta=2.0)
+    assert ((draws >= 1) & (draws <= 4)).all()
+    outside = bounded_posterior.log_prob([[0.9], [4.1]], x=[1.0, 1.0])
+    assert (outside == -math.inf).all()
+
+
+def test_the_density_integrates_to_one(bounded_posterior: TemperedPosterior) -> None:
+    grid = torch.linspace(1, 4, 20_001)[1:-1, None]
+    density = bounded_posterior.log_prob(grid, x=[2.0, 3.0], beta=0.7).exp().double()
+    assert float(density.sum() * 3 / 20_000) == pytest.approx(1, abs=2e-3)
+
+
+def test_a_default_observation(gaussian_posterior: TemperedPosterior, tmp_path: Path) -> None:
+    posterior = TemperedPosterior.load(gaussian_posterior.save(tmp_path))
+    with pytest.raises(ObservationError, match="pass x="):
+        posterior.sample((3,))
+    posterior.set_default_x(X_O)
+    torch.testing.assert_close(posterior.sample((3,), seed=0), gaussian_posterior.sample((3,), x=X_O, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([1.0, 2.0, 3.0], "expected an observation of 2 numbers"),
+        (1.0, "expected an observation of 2 numbers"),
+        ([1.0, math.nan], "1 NaN or infinite"),
+        ([[1.0, 2.0]], "use sample_batched"),
+    ],
+)
+def test_an_unusable_observation_is_refused(gaussian_posterior: TemperedPosterior, x: object, message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        gaussian_posterior.sample((3,), x=x)
+
+
+@pytest.mark.parametrize("beta", [0.1, 2.1, -1.0, 0.0, math.nan])
+def test_a_beta_outside_the_range_is_refused(gaussian_posterior: TemperedPosterior, beta: float) -> None:
+    with pytest.raises(TemperatureError, match=r"outside the trained range \[0.2, 2\]"):
+        gaussian_posterior.sample((3,), x=X_O, beta=beta)
+
+
+def test_an_x_unlike_anything_simulated_brings_a_warning(gaussian_posterior: TemperedPosterior) -> None:
+    with pytest.warns(UserWarning, match="unlike the simulated data"):
+        gaussian_posterior.sample((3,), x=[40.0, -40.0])
+
+
+class TestSaving:
+    def test_what_is_loaded_is_what_was_saved(self, gaussian_posterior: TemperedPosterior, tmp_path: Path) -> None:
+        loaded = TemperedPosterior.load(gaussian_posterior.save(tmp_path))
+        assert {path.name for path in tmp_path.iterdir()} == {"posterior.json", "posterior.safetensors"}
+        assert (loaded.names, loaded.beta_range) == (gaussian_posterior.names, gaussian_posterior.beta_range)
+        for call in (lambda p: p.sample((9,), x=X_O, seed=1), lambda p: p.log_prob([[0.1, 0.2]], x=X_O, beta=0.3)):
+            torch.testing.assert_close(call(loaded), call(gaussian_posterior))
+
+    @pytest.mark.parametrize("damage", ["missing tensor", "garbage", "json", "future", "nothing"])
+    def test_what_cannot_be_read_is_explained(
+        self, bounded_posterior: TemperedPosterior, tmp_path: Path, damage: str
+    ) -> None:
+        bounded_posterior.save(tmp_path)
+        tensors, spec = tmp_path / "posterior.safetensors", tmp_path / "posterior.json"
+        expected = "is damaged"
+        if damage == "missing tensor":
+            kept = load_file(tensors)
+            save_file({k: v for k, v in kept.items() if k != "familiarity.mean"}, tensors)
+        elif damage == "garbage":
+            tensors.write_bytes(b"garbage")
+        elif damage == "json":
+            spec.write_text("{")
+        elif damage == "future":
+            spec.write_text(json.dumps({**json.loads(spec.read_text()), "format": 99}))
+            expected = "saved in format 99.*upgrade temperflow"
+        else:
+            tensors.unlink()
+            expected = "has the campaign finished training"
+        with pytest.raises(SavedModelError, match=expected):
+            TemperedPosterior.load(tmp_path)
+
+
+class TestFit:
+    prior = ProductPrior({"rate": Marginal("Uniform", {"low": 1.0, "high": 4.0})})
+
+    def fit(self, theta: Tensor, x: Tensor, options: LearnerOptions, low: float = 0.2, high: float = 2.0) -> None:
+        TemperedPosterior.fit(theta, x, self.prior, (low, high), options)
+
+    def test_bad_input(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((100,))
+        x = torch.randn(100, 2)
+        with pytest.raises(DataError, match="100 of 100 theta lie outside the prior's support"):
+            self.fit(theta + 10, x, tiny)
+        with pytest.raises(DataError, match="at least 50 valid simulations"):
+            self.fit(theta[:49], x[:49], tiny)
+        with pytest.raises(DataError, match="at least 50 valid simulations"):
+            self.fit(theta, torch.full_like(x, math.nan), tiny)
+        with pytest.raises(DataError, match="same n"):
+            self.fit(theta, x[:-1], tiny)
+        with pytest.raises(DataError, match="the prior has dimension 1"):
+            self.fit(theta.expand(-1, 2), x, tiny)
+        with pytest.raises(DataError, match="NaN or infinite"):
+            self.fit(theta * math.nan, x, tiny)
+        for low, high in ((0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)):
+            with pytest.raises(TemperatureError, match="0 < low <= high"):
+                self.fit(theta, x, tiny, low, high)
+
+    def test_failures_constants_and_counts_are_learned_from(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((200,))
+        x = torch.cat([torch.poisson(theta), torch.ones(200, 1), theta + torch.randn(200, 1)], dim=1)
+        x[::7] = math.nan
+        posterior = TemperedPosterior.fit(theta, x, self.prior, (0.5, 1.0), tiny)
+        draws = posterior.sample((100,), x=[2.0, 1.0, 2.5], beta=0.5)
+        assert draws.isfinite().all()
+
+    def test_the_same_seed_gives_the_same_network(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((200,))
+        x = theta + torch.randn(200, 2)
+        first, second = (TemperedPosterior.fit(theta, x, self.prior, (0.2, 2.0), tiny, seed=5) for _ in range(2))
+        torch.testing.assert_close(first.sample((9,), x=x[0], seed=0), second.sample((9,), x=x[0], seed=0))
+
+
+def test_simulations_from_a_narrow_proposal_give_the_same_posterior(
+    linear_gaussian: LinearGaussian, small: LearnerOptions
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    proposal = torch.distributions.MultivariateNormal(torch.tensor([1.5, -1.0]), torch.eye(2))
+    theta = proposal.mean + torch.randn(2000, 2, generator=generator)
+    noise = linear_gaussian.noise * torch.randn(2000, 2, generator=generator)
+    learner = Learner(linear_gaussian.prior, (0.2, 2.0), X_O, small)
+    x = theta @ linear_gaussian.matrix.T + noise
+    learner.add(Simulations(theta.double(), x.double(), proposal.log_prob(theta).double()))
+    learner.fit_surrogate()
+    learner.fit_posterior()
+    draws = learner.posterior().sample((4000,), beta=1.0, seed=0)
+    exact = linear_gaussian.posterior(X_O, 1.0)
+    std = exact.covariance_matrix.diagonal().sqrt()
+    assert ((draws.mean(dim=0) - exact.mean).abs() < 0.3 * std).all()
+    assert (draws.std(dim=0) / std).log().abs().max() < 0.25
+
+
+def test_training_continues_as_simulations_come(linear_gaussian: LinearGaussian, small: LearnerOptions) -> None:
+    learner = Learner(linear_gaussian.prior, (0.2, 2.0), X_O, small)
+    losses = []
+    for seed, n in enumerate((100, 1000)):
+        learner.add_prior_draws(*linear_gaussian.draw(n, seed))
+        losses.append(learner.fit_surrogate(final=False))
+        learner.fit_posterior(final=False)
+    assert losses[1] < losses[0]
+    before = learner.posterior().sample((5,), seed=0)
+    kept = learner.posterior()
+    learner.fit_posterior(final=True)
+    torch.testing.assert_close(kept.sample((5,), seed=0), before)
+
+
+def test_the_walk_is_exact_where_the_surrogate_is(linear_gaussian: LinearGaussian, small: LearnerOptions) -> None:
+    learner = Learner(linear_gaussian.prior, (0.2, 2.0), options=small)
+    learner.add_prior_draws(*linear_gaussian.draw(2000, seed=1))
+    learner.fit_surrogate()
+    for beta in (0.2, 1.0):
+        exact = linear_gaussian.posterior(X_O, beta)
+        draws = learner.walk(X_O, beta, 2000)
+        std = exact.covariance_matrix.diagonal().sqrt()
+        assert ((draws.mean(dim=0) - exact.mean).abs() < 0.3 * std).all()
+        assert (draws.std(dim=0) / std).log().abs().max() < 0.25
