@@ -31,4 +31,4 @@ def c2st(reference: np.ndarray, draws: np.ndarray, seed: int = 1) -> float:
     folds = KFold(n_splits=5, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(cross_val_score(classifier, data, labels, cv=folds, scoring="accuracy").mean())
+        return float(cross_val_score(classifier, data, labels, cv=folds, scoring="accuracy", n_jobs=-1).mean())

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Size, Tensor
 
 from simulators.errors import ObservationError, TemperatureError
@@ -179,6 +181,42 @@ class TemperedPosterior:
         log_q = self.network(z, self._beta(beta, z.shape[:-1])).log_prob(u)
         result = log_q.double() + self.whitening.log_abs_det(theta)
         return torch.where(inside, result, -math.inf).float()
+
+    def map(self, x: Any = None, beta: float = 1.0, num_starts: int = 1000, seed: int | None = 0) -> Tensor:
+        """The theta `(d,)` of highest density `q(theta | x, beta)`, float32.
+
+        Searched from the best of `num_starts` draws by the simplex of Nelder & Mead (1965), in whitened parameters,
+        hence never outside the prior.
+
+        Raises:
+            TemperatureError, ObservationError: As `sample`.
+        """
+        draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
+        start = self.whitening.to_u(draws[self.log_prob(draws, x=x, beta=beta).argmax()])
+
+        def cost(u: np.ndarray) -> float:
+            theta = self.whitening.to_theta(torch.as_tensor(u)[None])
+            return -float(self.log_prob(theta, x=x, beta=beta))
+
+        with warnings.catch_warnings():
+            # That x is far from all simulations was said once.
+            warnings.simplefilter("ignore")
+            found = minimize(cost, start.numpy(), method="Nelder-Mead", options={"maxiter": 200 * self.dim_theta})
+        return self.whitening.to_theta(torch.as_tensor(found.x)).float()
+
+    def to_inference_data(
+        self, num_draws: int = 1000, x: Any = None, beta: float = 1.0, seed: int | None = None
+    ) -> Any:
+        """Draws as ArviZ holds them: one chain, one variable a parameter.
+
+        Raises:
+            ImportError: ArviZ is not installed (`pip install "temperflow[arviz]"`).
+            TemperatureError, ObservationError: As `sample`.
+        """
+        import arviz
+
+        draws = self.sample((num_draws,), x=x, beta=beta, seed=seed).numpy()
+        return arviz.from_dict(posterior={name: draws[None, :, i] for i, name in enumerate(self.names)})
 
     def set_default_x(self, x: Any) -> TemperedPosterior:
         """Sets the observation `(k,)` that is used where none is given; returns self."""

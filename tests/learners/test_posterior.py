@@ -216,3 +216,26 @@ def test_the_walk_is_exact_where_the_surrogate_is(linear_gaussian: LinearGaussia
         std = exact.covariance_matrix.diagonal().sqrt()
         assert ((draws.mean(dim=0) - exact.mean).abs() < 0.3 * std).all()
         assert (draws.std(dim=0) / std).log().abs().max() < 0.25
+
+
+def test_the_mode_is_where_the_density_is_highest(
+    gaussian_posterior: TemperedPosterior, bounded_posterior: TemperedPosterior, linear_gaussian: LinearGaussian
+) -> None:
+    exact = linear_gaussian.posterior(X_O, 0.5)
+    mode = gaussian_posterior.map(x=X_O, beta=0.5)
+    assert mode.shape == (2,)
+    assert ((mode - exact.mean).abs() < 0.3 * exact.covariance_matrix.diagonal().sqrt()).all()
+    grid = torch.linspace(1, 4, 2001)[1:-1, None]
+    highest = bounded_posterior.log_prob(grid, x=[2.0, 3.0], beta=0.7).max()
+    found = bounded_posterior.map(x=[2.0, 3.0], beta=0.7)
+    assert 1 <= float(found) <= 4
+    assert float(bounded_posterior.log_prob(found[None], x=[2.0, 3.0], beta=0.7)) > float(highest) - 0.01
+
+
+def test_draws_for_arviz(gaussian_posterior: TemperedPosterior) -> None:
+    data = gaussian_posterior.to_inference_data(50, x=X_O, beta=0.5, seed=1)
+    draws = gaussian_posterior.sample((50,), x=X_O, beta=0.5, seed=1)
+    for i, name in enumerate(gaussian_posterior.names):
+        values = data["posterior"][name]
+        assert values.dims == ("chain", "draw")
+        torch.testing.assert_close(torch.as_tensor(values.values[0]), draws[:, i])
