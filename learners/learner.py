@@ -258,19 +258,20 @@ class Learner:
 
     def _banks(self, final: bool) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
-        surrogate, scaling = self._fitted()
+        _, scaling = self._fitted()
         size = self.options.bank if final else self.options.bank // 8
         simulated = self._simulated_z(size // 2)
         if self.x_o is None:
-            u = self._prior_u(size - len(simulated))
-            z = torch.cat([simulated, surrogate.sample(u, self.generator)])
+            _, fresh = self._predicted(self._prior_u(size - len(simulated)))
+            z = torch.cat([simulated, fresh])
             return [ParticleBank(self._temper(z, self.options.tempering), z, 1.0)]
         copies = max(1, (4 if final else 1) // len(self.x_o))
         z_o = scaling(self.x_o).to(self.device).repeat(copies, 1)
         focus = self._temper(z_o, self.options.focus)
         density = TemperedDensity.from_particles(focus, 1000, self.generator)
         u, _, _ = density.sample(size - len(simulated), self.generator)
-        z = torch.cat([simulated, surrogate.sample(u.to(self.device), self.generator)])
+        _, fresh = self._predicted(u.to(self.device))
+        z = torch.cat([simulated, fresh])
         share = self.options.focus_share
         around = self._temper(z, self.options.tempering)
         return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
@@ -313,10 +314,8 @@ class Learner:
         real_share = 0.0 if real is None else real.share
         share = options.joint_share - real_share
         surrogate, _ = self._fitted()
-        u = self._prior_u(round(share * options.pairs))
-        z = surrogate.sample(u, self.generator)
-        weight = surrogate.validity.log_prob(u).exp() * self._plausible(z)
-        fresh = JointPairs(u, z, weight, share)
+        u, z = self._predicted(self._prior_u(round(share * options.pairs)))
+        fresh = JointPairs(u, z, surrogate.validity.log_prob(u).exp(), share)
         parts = [fresh] if real is None else [fresh, real]
         return [replace(part, share=part.share / (1 - options.joint_share)) for part in parts]
 
@@ -336,12 +335,20 @@ class Learner:
         rows = known.to(self.device)
         return JointPairs(u[valid][rows], z[rows], weight.float(), share)
 
-    def _plausible(self, z: Tensor) -> Tensor:
-        """Which draws of the surrogate lie within twice the range of the simulations, `(n,)`."""
+    @torch.no_grad()
+    def _predicted(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`u` with one draw `z` of the surrogate each, without draws beyond twice the range of the simulations.
+
+        The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
+        """
+        surrogate, _ = self._fitted()
         _, simulated, _ = self._tensors()
+        z = surrogate.sample(u, self.generator)
         low, high = simulated.amin(dim=0), simulated.amax(dim=0)
         reach = (high - low) / 2
-        return ((z > low - reach) & (z < high + reach)).all(dim=-1)
+        # Constants are learned as if they were spread over a cell of some width.
+        kept = ((z >= low - reach) & (z <= high + reach) | (reach == 0)).all(dim=-1)
+        return u[kept], z[kept]
 
     def _prior_u(self, n: int) -> Tensor:
         """Whitened draws of the prior, `(n, d)`."""

@@ -192,7 +192,6 @@ class TemperedPosterior:
             TemperatureError, ObservationError: As `sample`.
         """
         draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
-        start = self.whitening.to_u(draws[self.log_prob(draws, x=x, beta=beta).argmax()])
 
         def cost(u: np.ndarray) -> float:
             theta = self.whitening.to_theta(torch.as_tensor(u)[None])
@@ -201,6 +200,7 @@ class TemperedPosterior:
         with warnings.catch_warnings():
             # That x is far from all simulations was said once.
             warnings.simplefilter("ignore")
+            start = self.whitening.to_u(draws[self.log_prob(draws, x=x, beta=beta).argmax()])
             found = minimize(cost, start.numpy(), method="Nelder-Mead", options={"maxiter": 200 * self.dim_theta})
         return self.whitening.to_theta(torch.as_tensor(found.x)).float()
 
@@ -248,7 +248,7 @@ class TemperedPosterior:
         count, rows = shape.numel(), max(1, z.shape[:-1].numel())
         # Pieces that stay in the processor's cache.
         piece = max(1, _PIECE // rows)
-        pieces = [min(piece, count - start) for start in range(0, count, piece)]
+        pieces = [min(piece, count - start) for start in range(0, count, piece)] or [0]
         with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
             if seed is not None:
                 torch.manual_seed(seed)

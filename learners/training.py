@@ -80,7 +80,6 @@ def fit_flow(
     n = train_v.shape[0]
     batch = min(options.batch_size, n)
     steps_per_epoch = max(1, n // batch)
-    # Small data sets make many passes cheap; large ones need fewer, but always enough steps.
     epochs = options.max_epochs
     optimizer = torch.optim.AdamW(
         flow.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
@@ -96,9 +95,9 @@ def fit_flow(
             log_p = flow(train_c[index]).log_prob(train_v[index])
             # One pair that overflows must not undo the training.
             log_p[log_p.isfinite()].mean().neg().backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
+            if torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0).isfinite():
+                optimizer.step()
+                schedule.step()
         score = held_out_loss(flow, score_v, score_c)
         if on_epoch is not None:
             on_epoch(epoch, score)

@@ -237,8 +237,8 @@ class Execution:
         now = time.monotonic()
         self._window.append((now, done))
         self._window = [entry for entry in self._window if now - entry[0] < 15.0]
-        (first, before), span = self._window[0], now - self._window[0][0]
-        del first
+        since, before = self._window[0]
+        span = now - since
         rate = (done - before) / span if span > 0.5 else 0.0
         total = self.config.budget.simulations
         left = (total - done) / rate if total is not None and rate > 0 else None

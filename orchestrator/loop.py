@@ -219,12 +219,14 @@ class SimulationLoop:
 
     def _check_success(self, initial: int) -> None:
         """A simulator that never succeeds is not worth the rest of the budget."""
-        if self.valid or self.trainable < initial or not self._reasons:
+        # Only failures of this process count: after mending, the same command must have a chance.
+        failed = self._reasons.total()
+        if self.valid or failed < initial:
             return
         [(reason, number)] = self._reasons.most_common(1)
         raise DataError(
-            f"none of the first {self.trainable} simulations succeeded, {number} of them with '{reason}'; mend the "
-            f"simulator and run again. All are kept in {self.store.directory}"
+            f"none of the last {failed} simulations succeeded, {number} of them with '{reason}'; mend the simulator "
+            f"and run again. All are kept in {self.store.directory}"
         )
 
     def _finish_update(self) -> None:
@@ -250,9 +252,9 @@ class SimulationLoop:
             return
         try:
             self._chosen = self._choice.result()
-        except Exception:
+        except Exception as error:
             # A choice that fails costs information, not the campaign: the density goes on proposing.
-            logger.exception("the acquisition failed; proposals come from the tempered density meanwhile")
+            logger.warning("the acquisition failed (%r); proposals come from the tempered density meanwhile", error)
         self._choice = None
 
     def _check_stop(self) -> None:

@@ -178,7 +178,7 @@ class Trainer:
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 
     def _use_threads(self, threads: int | None) -> None:
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or os.cpu_count() or 1
         self.learner.options = dataclasses.replace(self.learner.options, threads=threads)
 
     def _report(self, phase: str, loss: float) -> None:

@@ -49,6 +49,7 @@ def test_shapes_types_and_seeds(gaussian_posterior: TemperedPosterior) -> None:
     assert draws.shape == (5, 7, 2)
     assert draws.dtype == torch.float32
     assert gaussian_posterior.sample(x=X_O).shape == (2,)
+    assert gaussian_posterior.sample((0,), x=X_O).shape == (0, 2)
     torch.testing.assert_close(draws, gaussian_posterior.sample((5, 7), x=X_O.numpy(), beta=0.5, seed=3))
     state = torch.random.get_rng_state()
     gaussian_posterior.sample((5,), x=X_O, seed=3)

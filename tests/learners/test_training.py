@@ -106,3 +106,15 @@ def test_threads_are_restored() -> None:
     with bounded_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_a_pair_that_overflows_does_not_undo_the_training() -> None:
+    torch.manual_seed(0)
+    c = torch.randn(600, 1)
+    v = c + 0.1 * torch.randn(600, 1)
+    c[::50] = 1e30
+    flow = affine_flow(1, 1, (8,))
+    held_out = torch.arange(600) % 50 == 1
+    loss = fit_flow(flow, v, c, held_out, TrainOptions(max_epochs=20, patience=20, batch_size=16), torch.Generator())
+    assert all(parameter.isfinite().all() for parameter in flow.parameters())
+    assert loss < 0.5  # without training it is 1.4

@@ -198,11 +198,18 @@ def test_results_of_another_shape_are_failures(tmp_path: Path) -> None:
 
 def test_a_simulator_that_always_fails_ends_early_with_its_reason(tmp_path: Path) -> None:
     config = write_campaign(tmp_path, simulator={"function": "model.py:broken"})
-    with pytest.raises(DataError, match=r"none of the first .*out of order"):
+    with pytest.raises(DataError, match=r"none of the last .*out of order"):
         Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
     rows = pd.read_parquet(tmp_path / "run" / "simulations")
     assert 100 <= len(rows) < 300
     assert rows["reason"].str.contains("out of order").all()
+    # Mended, the same campaign goes on, with what failed still in its store.
+    model = tmp_path / "model.py"
+    model.write_text(model.read_text() + "\nbroken = simulate\n")
+    Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    after = pd.read_parquet(tmp_path / "run" / "simulations")
+    assert len(after) == 300
+    assert after["reason"].str.contains("out of order").sum() == len(rows)
 
 
 def test_where_most_simulations_fail_more_are_made_before_training(tmp_path: Path) -> None:
