@@ -20,11 +20,11 @@ from zuko.nn import MLP
 from zuko.transforms import MonotonicAffineTransform
 
 from .autoregressive import Gate, Gated
-from .spline import RationalQuadraticSpline
+from .spline import RationalQuadraticSpline, TailedSpline
 
 
 class LocationScale(LazyTransform):
-    r"""`z = L ((v - m(c)) exp(-s(c)))`, with networks `m`, `s` and a constant unit lower triangular `L`.
+    r"""`z = L ((v - m(c)) exp(-s(c)))`, with networks `m`, `s` and a unit lower triangular `L`, constant or `L(c)`.
 
     Alone it is a heteroscedastic Gaussian regression; below a flow, the flow describes what the regression
     leaves. A linear path beside the network makes linear-Gaussian models exact from the start.
@@ -34,12 +34,16 @@ class LocationScale(LazyTransform):
         context: Dimension of `c`.
         hidden: Widths of the hidden layers.
         gate: Factor `(*, 1)` on everything learned, computed from `c`: zero gives the identity.
+        full: Whether the correlations depend on `c`: the regression then has a full covariance.
     """
 
-    def __init__(self, features: int, context: int, hidden: Sequence[int], gate: Gate | None = None) -> None:
+    def __init__(
+        self, features: int, context: int, hidden: Sequence[int], gate: Gate | None = None, full: bool = False
+    ) -> None:
         super().__init__()
-        self.features, self.gate = features, gate
-        self.network = MLP(context, 2 * features, hidden, activation=nn.SiLU)
+        self.features, self.gate, self.full = features, gate, full
+        entries = features * (features - 1) // 2 if full else 0
+        self.network = MLP(context, 2 * features + entries, hidden, activation=nn.SiLU)
         self.linear = nn.Linear(context, 2 * features)
         nn.init.zeros_(self.network[-1].weight)
         nn.init.zeros_(self.network[-1].bias)
@@ -49,14 +53,43 @@ class LocationScale(LazyTransform):
 
     def forward(self, c: Tensor | None = None) -> Transform:
         assert c is not None, "LocationScale is conditional"
-        phi = self.network(c) + self.linear(c)
+        phi, entries = self.network(c).tensor_split([2 * self.features], dim=-1)
+        phi = phi + self.linear(c)
         lower = self.lower.tril(-1)
+        if self.full:
+            row, column = torch.tril_indices(self.features, self.features, -1, device=c.device)
+            varying = lower.new_zeros(*c.shape[:-1], *lower.shape)
+            varying[..., row, column] = entries
+            lower = lower + varying
         if self.gate is not None:
             gate = self.gate(c)
             phi = phi * gate
             lower = lower * gate.unsqueeze(-1)
         shift, log_scale = phi.chunk(2, dim=-1)
         return _LocationScaleTransform(shift, log_scale.clamp(-12.0, 12.0), lower)
+
+    @torch.no_grad()
+    def set_least_squares(self, v: Tensor, c: Tensor) -> None:
+        """Sets the linear path to the least-squares fit of `v` `(n, k)` on `c` `(n, m)` with its residual covariance.
+
+        The maximum of the likelihood where the model is linear and Gaussian.
+        """
+        ones = torch.ones(len(c), 1, dtype=torch.float64, device=c.device)
+        design = torch.cat([ones, c.double()], dim=-1)
+        # A little ridge: columns may be constant, or fewer rows than columns.
+        gram = design.mT @ design + 1e-6 * len(c) * torch.eye(design.shape[1], dtype=torch.float64, device=c.device)
+        coefficients = torch.linalg.solve(gram, design.mT @ v.double())
+        residual = v.double() - design @ coefficients
+        free = max(1, len(c) - design.shape[1])
+        covariance = residual.mT @ residual / free + 1e-8 * torch.eye(v.shape[1], dtype=torch.float64, device=v.device)
+        factor = torch.linalg.cholesky(covariance)
+        eye = torch.eye(len(factor), dtype=torch.float64, device=v.device)
+        whitener = torch.linalg.solve_triangular(factor, eye, upper=False)
+        scale = whitener.diagonal()
+        self.linear.weight.zero_()
+        self.linear.weight[: self.features] = coefficients[1:].mT.float()
+        self.linear.bias.copy_(torch.cat([coefficients[0], -scale.log()]).float())
+        self.lower.copy_((whitener / scale).tril(-1).float())
 
 
 class _LocationScaleTransform(Transform):
@@ -88,9 +121,9 @@ class _LocationScaleTransform(Transform):
         return z, self.log_abs_det_jacobian(v, z)
 
 
-def gaussian_flow(features: int, context: int, hidden: Sequence[int]) -> Flow:
-    """Heteroscedastic Gaussian regression with constant correlations."""
-    return _flow(features, [LocationScale(features, context, hidden)])
+def gaussian_flow(features: int, context: int, hidden: Sequence[int], full: bool = False) -> Flow:
+    """Heteroscedastic Gaussian regression with constant correlations, or a full covariance."""
+    return _flow(features, [LocationScale(features, context, hidden, full=full)])
 
 
 def affine_flow(
@@ -110,11 +143,16 @@ def spline_flow(
     transforms: int = 3,
     bins: int = 8,
     gate: Gate | None = None,
+    full: bool = False,
+    tailed: bool = False,
 ) -> Flow:
-    """A neural spline flow (Durkan et al. 2019, arXiv 1906.04032) on regression residuals."""
-    total = 3 * bins - 1
-    blocks = _autoregressive(features, context, hidden, transforms, gate, RationalQuadraticSpline, total)
-    return _flow(features, [LocationScale(features, context, hidden, gate), *blocks])
+    """A neural spline flow (Durkan et al. 2019, arXiv 1906.04032) on regression residuals.
+
+    `full` gives the regression a full covariance, `tailed` the splines affine tails.
+    """
+    spline, total = (TailedSpline, 3 * bins + 1) if tailed else (RationalQuadraticSpline, 3 * bins - 1)
+    blocks = _autoregressive(features, context, hidden, transforms, gate, spline, total)
+    return _flow(features, [LocationScale(features, context, hidden, gate, full), *blocks])
 
 
 def _autoregressive(

@@ -3,9 +3,9 @@ r"""Robust scaling of data `x`: a fixed bijection per column, so that heavy tail
 .. math:: z_j = c\left(\frac{g_j(x_j) - m_j}{s_j}\right), \quad
     c(t) = \begin{cases} t & |t| \le k \\ \operatorname{sign}(t)\,(k + \log(1 + |t| - k)) & |t| > k \end{cases}
 
-with `g_j` the logarithm for positive columns that span orders of magnitude, else the identity, `m_j` the
-median and `s_j` half of the central 68 %. A bijection of `x` does not change `p(theta) p(x | theta)^beta`: its Jacobian
-is free of theta.
+with `g_j` the logarithm for positive columns that span orders of magnitude, `sqrt(x + 1/2)` for other counts, whose
+noise it makes nearly constant (Bartlett 1936), else the identity, `m_j` the median and `s_j` half of the central 68 %.
+A bijection of `x` does not change `p(theta) p(x | theta)^beta`: its Jacobian is free of theta.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class DataScaling:
         logarithmic: Which columns are taken on the log scale, boolean `(k,)`.
         center: Median of each column (after the logarithm), `(k,)`.
         scale: Half of the central 68 % of each column, `(k,)`.
+        root: Which columns are counts, taken on the square root scale, boolean `(k,)`; none if not given.
     """
 
-    def __init__(self, logarithmic: Tensor, center: Tensor, scale: Tensor) -> None:
+    def __init__(self, logarithmic: Tensor, center: Tensor, scale: Tensor, root: Tensor | None = None) -> None:
         self.logarithmic, self.center, self.scale = logarithmic.bool(), center.double(), scale.double()
+        self.root = torch.zeros_like(self.logarithmic) if root is None else root.bool()
 
     @classmethod
     def fit(cls, x: Tensor) -> DataScaling:
@@ -45,7 +47,9 @@ class DataScaling:
         safe = x.clamp(min=_MIN_POSITIVE).log()
         spread = torch.quantile(safe[:100_000], _CENTRAL, dim=0)
         logarithmic = (x > 0).all(dim=0) & (spread[2] - spread[0] > math.log(_LOG_RATIO))
-        value = torch.where(logarithmic, safe, x)
+        counts = ((x >= 0) & (x == x.round())).all(dim=0) & (x.amax(dim=0) > 1)
+        root = counts & ~logarithmic
+        value = torch.where(logarithmic, safe, torch.where(root, _root(x), x))
         quantiles = torch.quantile(value[:100_000], _CENTRAL, dim=0)
         scale = (quantiles[2] - quantiles[0]) / 2
         # Where most values are equal, all others set the scale; single outliers must not.
@@ -54,7 +58,7 @@ class DataScaling:
         scale = torch.where(scale > 1e-6 * wide, scale, deviation)
         # A constant column carries no information; scale one keeps it finite.
         scale = torch.where(scale > 1e-12 * (1 + quantiles[1].abs()), scale, torch.ones_like(scale))
-        return cls(logarithmic, quantiles[1], scale)
+        return cls(logarithmic, quantiles[1], scale, root)
 
     @property
     def dim(self) -> int:
@@ -63,7 +67,8 @@ class DataScaling:
     def __call__(self, x: Tensor) -> Tensor:
         """`z`, `(*, k)` float32."""
         x = x.double()
-        value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), x)
+        value = torch.where(self.root, _root(x), x)
+        value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), value)
         t = (value - self.center) / self.scale
         tail = t.sign() * (_KNEE + torch.log1p((t.abs() - _KNEE).clamp(min=0.0)))
         return torch.where(t.abs() <= _KNEE, t, tail).float()
@@ -74,10 +79,13 @@ class DataScaling:
         excess = (z.abs() - _KNEE).clamp(0.0, 50.0)
         t = torch.where(z.abs() <= _KNEE, z, z.sign() * (_KNEE + torch.expm1(excess)))
         value = t * self.scale + self.center
+        value = torch.where(self.root, value.clamp(min=0.0).square() - 0.5, value)
         return torch.where(self.logarithmic, value.clamp(max=700.0).exp(), value)
 
     def to(self, device: torch.device | str) -> DataScaling:
-        return DataScaling(self.logarithmic.to(device), self.center.to(device), self.scale.to(device))
+        return DataScaling(
+            self.logarithmic.to(device), self.center.to(device), self.scale.to(device), self.root.to(device)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, read back by `from_dict`."""
@@ -85,9 +93,16 @@ class DataScaling:
             "logarithmic": self.logarithmic.tolist(),
             "center": self.center.tolist(),
             "scale": self.scale.tolist(),
+            "root": self.root.tolist(),
         }
 
     @classmethod
     def from_dict(cls, spec: dict[str, Any]) -> DataScaling:
         center, scale = (torch.tensor(spec[k], dtype=torch.float64) for k in ("center", "scale"))
-        return cls(torch.tensor(spec["logarithmic"]), center, scale)
+        # Saves of format 1 know no roots.
+        root = torch.tensor(spec["root"]) if "root" in spec else None
+        return cls(torch.tensor(spec["logarithmic"]), center, scale, root)
+
+
+def _root(x: Tensor) -> Tensor:
+    return (x + 0.5).clamp(min=0.0).sqrt()

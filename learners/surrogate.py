@@ -12,20 +12,21 @@ from __future__ import annotations
 
 __all__ = ["Surrogate", "SurrogateOptions"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from zuko.flows import Flow
 
-from .flows import affine_flow, gaussian_flow, spline_flow
-from .training import TrainOptions, bounded_threads, fit_flow
+from .member import Member
+from .training import TrainOptions, bounded_threads
 from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
 _SPLINE_DIM = 16
+#: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring.
+_MIN_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SurrogateOptions:
     """What the ensemble is made of.
 
     Arguments:
-        members: Kinds of member ("gaussian", "affine", "spline"); empty chooses by the dimension of x.
+        members: Kinds of member (`learners.member.KINDS`); empty chooses by the dimension of x.
         hidden: Widths of the hidden layers.
         held_out: Share of the simulations that only score.
         training: Options of a fit from scratch.
@@ -54,7 +55,7 @@ class SurrogateOptions:
             return self.members
         if dim_x > _SPLINE_DIM:
             return ("gaussian", "gaussian", "affine")
-        return ("gaussian", "affine", "spline", "spline")
+        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process")
 
 
 class Surrogate(nn.Module):
@@ -73,7 +74,7 @@ class Surrogate(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             kinds = options.kinds(dim_z)
-            self.members = nn.ModuleList([_member(kind, dim_z, dim_u, options.hidden) for kind in kinds])
+            self.members = nn.ModuleList([Member(kind, dim_z, dim_u, options.hidden) for kind in kinds])
             self.validity = Validity(dim_u)
         self.register_buffer("weights", torch.full((len(kinds),), 1 / len(kinds)))
         self.weights: Tensor
@@ -107,10 +108,10 @@ class Surrogate(nn.Module):
         context, held_out = u[valid], held_out[valid]
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
 
-        def fit_member(member: nn.Module, seed: int) -> None:
+        def fit_member(member: Member, seed: int) -> None:
             with bounded_threads(1):
                 own = torch.Generator().manual_seed(seed)
-                fit_flow(member, z, context, held_out, training, own, on_epoch)
+                member.fit(context, z, held_out, training, own, on_epoch)
 
         with ThreadPoolExecutor(max(1, threads)) as workers:
             list(workers.map(fit_member, self.members, seeds))
@@ -146,41 +147,30 @@ class Surrogate(nn.Module):
             for e, member in enumerate(self.members):
                 rows = (chosen == e).to(u.device)
                 if rows.any():
-                    z[rows] = member(u[rows]).sample()
+                    z[rows] = member.sample(u[rows])  # type: ignore[operator]
         return z
 
     @property
     def dim_z(self) -> int:
-        return int(self.members[0].transform.transforms[0].features)  # type: ignore[union-attr,index]
+        return int(self.members[0].features)  # type: ignore[arg-type]
 
     def _pooled(self, u: Tensor, z: Tensor) -> Tensor:
-        log_p = self._members(u, z)
-        return torch.logsumexp(log_p + self.weights.log()[:, None], dim=0) + self.validity.log_prob(u)
+        used = self.weights.nonzero().squeeze(-1).tolist()
+        log_p = torch.stack([self.members[e].log_prob(u, z) for e in used])  # type: ignore[operator]
+        return torch.logsumexp(log_p + self.weights[used].log()[:, None], dim=0) + self.validity.log_prob(u)
 
     def _members(self, u: Tensor, z: Tensor) -> Tensor:
-        return torch.stack([member(u).log_prob(z) for member in self.members])
-
-
-def _member(kind: str, features: int, context: int, hidden: Sequence[int]) -> Flow:
-    if kind == "gaussian":
-        return gaussian_flow(features, context, hidden)
-    if kind == "affine":
-        transforms = 1 if features > _SPLINE_DIM else 3
-        return affine_flow(features, context, hidden, transforms)
-    return spline_flow(features, context, hidden)
+        return torch.stack([member.log_prob(u, z) for member in self.members])  # type: ignore[operator]
 
 
 def _stack(log_p: Tensor, iterations: int = 200) -> Tensor:
-    """Weights `(e,)` of the mixture that maximize the held-out score of `log_p` `(e, n)`, by EM.
-
-    A little of every member stays: the heaviest tail must not vanish because it was not needed yet.
-    """
+    """Weights `(e,)` of the mixture that maximize the held-out score of `log_p` `(e, n)`, by EM."""
     weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
     for _ in range(iterations):
-        weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-3)
-        weights = weights / weights.sum()
-    return weights
+        weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
+    weights = torch.where(weights < _MIN_WEIGHT, 0.0, weights)
+    return weights / weights.sum()
 
 
 def _flat(value: Tensor, batch: torch.Size) -> Tensor:

@@ -114,7 +114,9 @@ class BudgetConfig(_Model):
 class LearnerConfig(_Model):
     """The learner; the defaults suit most campaigns."""
 
-    members: list[Literal["gaussian", "affine", "spline"]] = []
+    members: list[
+        Literal["linear", "gaussian", "affine", "spline", "tailed", "full", "waves", "process", "process-gaussian"]
+    ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
     hidden: list[int] = [128, 128, 128, 128]
     """Widths of the surrogate's hidden layers."""

@@ -1,0 +1,145 @@
+r"""One member of the surrogate ensemble: a conditional density `p(z | u)` of one kind.
+
+.. math:: p(z \mid u) = p_\text{flow}\!\left(\frac{z - m(u)}{s} \,\middle|\, \phi(u)\right) \Big/ \prod_j s_j
+
+with the mean `m` of a Gaussian process (zero where the kind has none) and features `phi`: `u` itself, and for some
+kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which symmetric and
+oscillating simulators are simple.
+
+No kind is best: of few simulations a stiff one learns more, of many a flexible one, and a mixture of different ones is
+better than any. Which of them count is decided by held-out simulations (`surrogate.py`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["KINDS", "Kind", "Member"]
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .flows import LocationScale, affine_flow, gaussian_flow, spline_flow
+from .process import ProcessMean
+from .training import TrainOptions, fit_flow
+
+#: Above this dimension a member does not model correlations that vary with u, and affine flows are shallow.
+_WIDE = 16
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a member is made of.
+
+    Arguments:
+        flow: "linear", "gaussian", "affine" or "spline".
+        full: Whether the regression below the flow has a full covariance that depends on u.
+        transforms: Autoregressive transforms above it.
+        tailed: Whether splines have affine tails.
+        process: Whether a Gaussian process is the mean.
+        waves: Number of frequencies among the features.
+        linear_start: Whether the regression starts from least squares: better where the simulator is smooth, worse
+            where it is not, for the networks then learn less.
+    """
+
+    flow: str
+    full: bool = False
+    transforms: int = 0
+    tailed: bool = False
+    process: bool = False
+    waves: int = 0
+    linear_start: bool = False
+
+
+KINDS = {
+    "linear": Kind("linear", linear_start=True),
+    "gaussian": Kind("gaussian"),
+    "affine": Kind("affine", transforms=3, linear_start=True),
+    "spline": Kind("spline", transforms=3),
+    "tailed": Kind("spline", transforms=2, tailed=True, linear_start=True),
+    "full": Kind("spline", full=True, transforms=1, tailed=True, linear_start=True),
+    "waves": Kind("spline", full=True, transforms=1, tailed=True, waves=2),
+    "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
+    "process-gaussian": Kind("gaussian", process=True),
+}
+
+
+class Member(nn.Module):
+    """See the module.
+
+    Arguments:
+        kind: One of `KINDS`.
+        features: Dimension k of `z`.
+        context: Dimension d of `u`.
+        hidden: Widths of the hidden layers.
+    """
+
+    def __init__(self, kind: str, features: int, context: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.kind, self.features = KINDS[kind], features
+        inputs = context * (1 + 2 * self.kind.waves)
+        full = self.kind.full and features <= _WIDE
+        if self.kind.flow == "linear":
+            self.flow = gaussian_flow(features, inputs, ())
+        elif self.kind.flow == "gaussian":
+            self.flow = gaussian_flow(features, inputs, hidden, full)
+        elif self.kind.flow == "affine":
+            transforms = 1 if features > _WIDE else self.kind.transforms
+            self.flow = affine_flow(features, inputs, hidden, transforms)
+        else:
+            transforms, tailed = self.kind.transforms, self.kind.tailed
+            self.flow = spline_flow(features, inputs, hidden, transforms, full=full, tailed=tailed)
+        self.process = ProcessMean(context, features) if self.kind.process else None
+        self.fitted = False
+        self.register_buffer("scale", torch.ones(features))
+        self.scale: Tensor
+
+    def fit(
+        self,
+        u: Tensor,
+        z: Tensor,
+        held_out: Tensor,
+        options: TrainOptions,
+        generator: torch.Generator,
+        on_epoch: Callable[[int, float], None] | None = None,
+    ) -> float:
+        """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats."""
+        left = z
+        if self.process is not None:
+            left = torch.empty_like(z)
+            left[~held_out] = self.process.fit(u[~held_out], z[~held_out], generator)
+            left[held_out] = z[held_out] - self.process(u[held_out])
+            if not self.fitted:
+                # The residuals of a deterministic column are rounding; scale one keeps them finite.
+                spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
+                self.scale.copy_(torch.where(spread > 1e-5, spread, torch.ones_like(spread)))
+        v, c = left / self.scale, self._features(u)
+        if self.kind.linear_start and (not self.fitted or self.kind.flow == "linear"):
+            regression = self.flow.transform.transforms[0]
+            assert isinstance(regression, LocationScale)
+            regression.set_least_squares(v[~held_out], c[~held_out])
+        self.fitted = True
+        # Least squares is the answer of the linear kind: no pass over the data improves it.
+        options = TrainOptions(max_epochs=0) if self.kind.flow == "linear" else options
+        loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch)
+        return loss + float(self.scale.log().sum())
+
+    def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""
+        left = z if self.process is None else (z - self.process(u)) / self.scale
+        log_p: Tensor = self.flow(self._features(u)).log_prob(left)
+        return log_p - self.scale.log().sum()
+
+    def sample(self, u: Tensor) -> Tensor:
+        """One draw `z` `(n, k)` for each `u` `(n, d)`."""
+        z: Tensor = self.flow(self._features(u)).sample() * self.scale
+        return z if self.process is None else z + self.process(u)
+
+    def _features(self, u: Tensor) -> Tensor:
+        if not self.kind.waves:
+            return u
+        t = math.pi / 2 * (2 * torch.special.ndtr(u) - 1)
+        angles = torch.cat([k * t for k in range(1, self.kind.waves + 1)], dim=-1)
+        return torch.cat([u, math.sqrt(2) * angles.sin(), math.sqrt(2) * angles.cos()], dim=-1)
