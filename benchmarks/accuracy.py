@@ -3,10 +3,10 @@
     python -m benchmarks.accuracy --tasks two_moons --budgets 1000 --seeds 1,2,3 --betas 0.1,1,2
 
 Each cell (task, budget, seed) is one fit through the public `TemperedPosterior.fit` on draws of the prior, measured
-by C2ST against exact draws at each observation and beta. `ours-walk` is the tempering sampler on the same surrogate:
-what the network would be without the error of amortizing. With `--peers` (the `bench` extra) `sbi`'s NPE learns from
-the same simulations; it knows beta = 1 only. Rows are appended to a Parquet file method by method;
-what is there is not run again.
+by C2ST against exact draws at each observation and beta. `walk` is the tempering sampler on the same surrogate:
+what the network would be without the error of amortizing. With the `bench` extra `sbi` learns from the
+same simulations: NPE, which knows beta = 1 only, and NLE with slice sampling, tempered by a factor on its
+log-likelihood. Rows are appended to a Parquet file method by method; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import pandas as pd
 import torch
 import typer
 from torch import Tensor
+from torch.distributions import Distribution
 
 from benchmarks.c2st import c2st
 from learners import TemperedPosterior
 from learners.learner import Learner
 from simulators import get_task
-from simulators.tasks.task import Task
+from simulators.loading import load_object
 
 REFERENCES = Path(__file__).with_name("references")
+EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWS = 2000
 
 
@@ -37,30 +39,47 @@ DRAWS = 2000
 class Fitted:
     """A fitted method: `draw(x, beta)` gives `(2000, d)`, NaN or None where it has no answer."""
 
-    name: str
     fit_seconds: float
     draw: Callable[[Tensor, float], Tensor | None]
 
 
-def ours(task: Task, theta: Tensor, x: Tensor, seed: int) -> Iterator[Fitted]:
+@dataclass(frozen=True)
+class Problem:
+    """A prior and a simulator `(theta (n, d), seed) -> x (n, k)`."""
+
+    prior: Distribution
+    simulate: Callable[[Tensor, int], Tensor]
+
+
+def problem(name: str) -> Problem:
+    """A built-in task, or one of the examples as a user would write it."""
+    if name != "bernoulli_glm":
+        task = get_task(name)
+        return Problem(task.prior, task.simulate)
+    module = EXAMPLES / "bernoulli_glm.py"
+    simulate = load_object(f"{module}:simulate")
+    return Problem(load_object(f"{module}:PRIOR"), lambda theta, seed: torch.tensor(simulate(theta.numpy(), seed)))
+
+
+def ours(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     """The network."""
     started = time.perf_counter()
     posterior = TemperedPosterior.fit(theta, x, task.prior, seed=seed)
     seconds = time.perf_counter() - started
-    yield Fitted("ours", seconds, lambda x_o, beta: posterior.sample((DRAWS,), x=x_o, beta=beta, seed=seed))
+    return Fitted(seconds, lambda x_o, beta: posterior.sample((DRAWS,), x=x_o, beta=beta, seed=seed))
 
 
-def walk(task: Task, theta: Tensor, x: Tensor, seed: int) -> Iterator[Fitted]:
+def walk(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     """The tempering sampler on the same surrogate: a fit is deterministic for its seed."""
     started = time.perf_counter()
     learner = Learner(task.prior, (0.1, 2.0), seed=seed)
     learner.add_prior_draws(theta, x)
     learner.fit_surrogate()
     seconds = time.perf_counter() - started
-    yield Fitted("ours-walk", seconds, lambda x_o, beta: learner.walk(x_o, beta, DRAWS))
+    return Fitted(seconds, lambda x_o, beta: learner.walk(x_o, beta, DRAWS))
 
 
-def npe(task: Task, theta: Tensor, x: Tensor, seed: int) -> Iterator[Fitted]:
+def npe(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     """`sbi`'s neural posterior estimation with a neural spline flow."""
     from sbi.inference import NPE
 
@@ -74,7 +93,51 @@ def npe(task: Task, theta: Tensor, x: Tensor, seed: int) -> Iterator[Fitted]:
     def draw(x_o: Tensor, beta: float) -> Tensor | None:
         return posterior.sample((DRAWS,), x=x_o.float(), show_progress_bars=False) if beta == 1.0 else None
 
-    yield Fitted("sbi NPE", seconds, draw)
+    return Fitted(seconds, draw)
+
+
+def nle(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
+    """`sbi`'s neural likelihood estimation, tempered in its potential; Markov chains anew for every x and beta."""
+    from sbi.inference import NLE, MCMCPosterior
+    from sbi.inference.potentials.base_potential import BasePotential
+
+    class Tempered(BasePotential):
+        """`log p(theta) + beta log p(x | theta)`."""
+
+        def __init__(self, inner: BasePotential, beta: float) -> None:
+            super().__init__(inner.prior, inner.x_o, device="cpu")
+            self.inner, self.beta = inner, beta
+
+        def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:
+            log_prior = self.prior.log_prob(theta)
+            both = self.inner(theta, track_gradients=track_gradients)
+            return torch.where(log_prior.isfinite(), log_prior + self.beta * (both - log_prior), log_prior)
+
+    torch.manual_seed(seed)
+    started = time.perf_counter()
+    inference = NLE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
+    inference.append_simulations(theta.float(), x.float()).train()
+    built = inference.build_posterior()
+    seconds = time.perf_counter() - started
+
+    def draw(x_o: Tensor, beta: float) -> Tensor:
+        inner = built.potential_fn
+        inner.set_x(x_o.float()[None])
+        chains = MCMCPosterior(
+            Tempered(inner, beta),
+            proposal=task.prior,
+            theta_transform=built.theta_transform,
+            method="slice_np_vectorized",
+            num_chains=20,
+            thin=5,
+            warmup_steps=100,
+        )
+        return chains.sample((DRAWS,), x=x_o.float()[None], show_progress_bars=False)
+
+    return Fitted(seconds, draw)
+
+
+METHODS = {"ours": ours, "walk": walk, "npe": npe, "nle": nle}
 
 
 def main(
@@ -83,8 +146,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "1,2,3",
     betas: Annotated[str, typer.Option(help="Temperatures with references.")] = "0.1,0.3,0.5,0.7,1,1.5,2",
     observations: Annotated[str, typer.Option(help="Numbers of the observations.")] = "1,2,3,4,5",
-    peers: Annotated[bool, typer.Option(help="Run sbi as well.")] = False,
-    sampler: Annotated[bool, typer.Option(help="Measure the sampler on the surrogate as well.")] = True,
+    methods: Annotated[str, typer.Option(help="Of ours, walk, npe, nle (bench extra).")] = "ours,walk",
     out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/accuracy.parquet"),
 ) -> None:
     """Runs the cells that are not in the table yet, and prints the summary."""
@@ -92,14 +154,19 @@ def main(
     for name in tasks.split(","):
         for budget in map(int, budgets.split(",")):
             for seed in map(int, seeds.split(",")):
-                done = set() if table.empty else _done(table, name, budget, seed)
-                task = get_task(name)
-                for method in _methods(task, budget, seed, peers, sampler, done):
-                    rows = _measure(method, name, map(float, betas.split(",")), map(int, observations.split(",")))
-                    cell = pd.DataFrame(rows).assign(task=name, budget=budget, seed=seed)
+                theta, x = _simulations(problem(name), budget, seed)
+                for method in methods.split(","):
+                    if _done(table, method, name, budget, seed):
+                        continue
+                    fitted = METHODS[method](problem(name), theta, x, seed)
+                    rows = _measure(fitted, name, map(float, betas.split(",")), map(int, observations.split(",")))
+                    cell = pd.DataFrame(rows).assign(method=method, task=name, budget=budget, seed=seed)
                     table = pd.concat([table, cell], ignore_index=True)
                     table.to_parquet(out)
-                    print(f"{name} {budget} seed {seed} {method.name}: {summary(cell)}", flush=True)
+                    print(
+                        f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}",
+                        flush=True,
+                    )
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -108,22 +175,17 @@ def summary(table: pd.DataFrame) -> str:
     return ", ".join(f"beta {beta:g}: {value:.3f}" for beta, value in means.items())
 
 
-def _done(table: pd.DataFrame, task: str, budget: int, seed: int) -> set[str]:
-    cell = table[(table["task"] == task) & (table["budget"] == budget) & (table["seed"] == seed)]
-    return set(cell["method"])
+def _done(table: pd.DataFrame, method: str, task: str, budget: int, seed: int) -> bool:
+    if table.empty:
+        return False
+    same = (table["method"] == method) & (table["task"] == task)
+    return bool((same & (table["budget"] == budget) & (table["seed"] == seed)).any())
 
 
-def _methods(task: Task, budget: int, seed: int, peers: bool, sampler: bool, done: set[str]) -> Iterator[Fitted]:
+def _simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1000 * seed + budget)
-    np.random.seed(1000 * seed + budget)
     theta = task.prior.sample(torch.Size([budget]))
-    x = torch.as_tensor(task.simulate(theta))
-    if "ours" not in done:
-        yield from ours(task, theta, x, seed)
-    if sampler and "ours-walk" not in done:
-        yield from walk(task, theta, x, seed)
-    if peers and "sbi NPE" not in done:
-        yield from npe(task, theta, x, seed)
+    return theta, task.simulate(theta, 1000 * seed + budget)
 
 
 def _measure(
@@ -131,7 +193,8 @@ def _measure(
 ) -> list[dict[str, float | str]]:
     reference = pd.read_parquet(REFERENCES / f"{task}.parquet")
     observed = pd.read_parquet(REFERENCES / f"{task}_observations.parquet").set_index("observation")
-    rows: list[dict[str, float | str]] = []
+    cells: list[dict[str, float | str]] = []
+    exact, drawn = [], []
     wanted = list(betas)
     for number in observations:
         x_o = torch.tensor(np.array(observed.loc[number, "x"]), dtype=torch.float64)
@@ -142,19 +205,12 @@ def _measure(
             if draws is None:
                 continue
             same = (reference["observation"] == number) & np.isclose(reference["beta"], beta)
-            exact = np.stack(reference.loc[same, "theta"].to_list())
-            score = c2st(exact, draws.double().numpy())
-            rows.append(
-                {
-                    "method": method.name,
-                    "observation": number,
-                    "beta": beta,
-                    "c2st": score,
-                    "fit_seconds": method.fit_seconds,
-                    "draw_seconds": seconds,
-                }
-            )
-    return rows
+            exact.append(torch.tensor(np.stack(reference.loc[same, "theta"].to_list())))
+            drawn.append(draws)
+            cells.append({"observation": number, "beta": beta, "draw_seconds": seconds})
+    scores = c2st(torch.stack(exact), torch.stack(drawn))
+    pairs = zip(cells, scores.tolist(), strict=True)
+    return [cell | {"c2st": score, "fit_seconds": method.fit_seconds} for cell, score in pairs]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class DistillationOptions:
     joint_share: float = 0.3
     real_share: float = 0.06
     training: TrainOptions = field(
-        default_factory=lambda: TrainOptions(max_epochs=16, patience=16, batch_size=512, learning_rate=3e-3)
+        default_factory=lambda: TrainOptions(max_epochs=16, patience=16, batch_size=512, learning_rate=5e-3)
     )
 
 

@@ -203,7 +203,7 @@ class Learner:
                 training,
                 self.generator,
                 _named("surrogate", on_progress),
-                self.options.threads or 1,
+                self.options.threads or torch.get_num_threads(),
             )
 
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
@@ -280,7 +280,7 @@ class Learner:
         self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
     ) -> TemperedParticles:
         surrogate, _ = self._fitted()
-        threads = max(1, self.options.threads or 1)
+        threads = self.options.threads or torch.get_num_threads()
 
         @torch.no_grad()
         def evaluate(u: Tensor, index: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class Surrogate(nn.Module):
 
     def _pooled(self, u: Tensor, z: Tensor) -> Tensor:
         used = self.weights.nonzero().squeeze(-1).tolist()
-        log_p = torch.stack([self.members[e].log_prob(u, z) for e in used])  # type: ignore[operator]
+        log_p = torch.stack([self.members[e].log_prob(u, z) for e in used])
         return torch.logsumexp(log_p + self.weights[used].log()[:, None], dim=0) + self.validity.log_prob(u)
 
     def _members(self, u: Tensor, z: Tensor) -> Tensor:
