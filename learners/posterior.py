@@ -124,6 +124,7 @@ class TemperedPosterior:
         x: Any = None,
         beta: float = 1.0,
         seed: int | None = None,
+        show_progress_bars: bool = False,
     ) -> Tensor:
         """Draws of `q(theta | x, beta)`, shape `sample_shape + (d,)`, float32.
 
@@ -132,6 +133,7 @@ class TemperedPosterior:
             x: Observation `(k,)`; the default observation if None.
             beta: Temperature within `beta_range`.
             seed: Makes the draws repeatable.
+            show_progress_bars: For `sbi`, which passes it; milliseconds need no bar.
 
         Raises:
             TemperatureError: `beta` outside the trained range.
@@ -151,6 +153,7 @@ class TemperedPosterior:
         x: Any,
         beta: float = 1.0,
         seed: int | None = None,
+        show_progress_bars: bool = False,
     ) -> Tensor:
         """Draws for many observations `x` `(b, k)`, shape `sample_shape + (b, d)`, float32."""
         z = self._scaled(x)
