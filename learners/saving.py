@@ -24,7 +24,7 @@ from .posterior import TemperedPosterior
 from .scaling import DataScaling
 from .whitening import whitening_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TENSORS, _SPEC = "posterior.safetensors", "posterior.json"
 #: What reading files with missing, surplus or altered parts may raise.
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from zuko.flows import Flow
 from learners.flows import affine_flow, gaussian_flow, spline_flow
 
 CONTEXT = 3
-FLOWS: dict[str, Callable[..., Flow]] = {"gaussian": gaussian_flow, "affine": affine_flow, "spline": spline_flow}
+FLOWS: dict[str, Callable[..., Flow]] = {
+    "gaussian": gaussian_flow,
+    "full": partial(gaussian_flow, full=True),
+    "affine": affine_flow,
+    "spline": spline_flow,
+    "tailed": partial(spline_flow, full=True, tailed=True),
+}
 
 
 def gate(c: Tensor) -> Tensor:
@@ -123,7 +130,7 @@ def test_an_untrained_flow_is_almost_the_base(kind: str, dim: int) -> None:
     torch.testing.assert_close(flow(double(100, CONTEXT)).log_prob(v), base, rtol=0, atol=0.3 * dim)
 
 
-@pytest.mark.parametrize("kind", ["affine", "spline"])
+@pytest.mark.parametrize("kind", ["affine", "spline", "tailed"])
 def test_closed_gate_is_the_identity(kind: str, dim: int) -> None:
     flow = build(kind, dim, gated=True)
     v, c = 4 * double(50, dim), double(50, CONTEXT)
@@ -136,7 +143,7 @@ def test_closed_gate_is_the_identity(kind: str, dim: int) -> None:
     torch.testing.assert_close(flow(c).transform.inv(v), v)
 
 
-@pytest.mark.parametrize("kind", ["affine", "spline"])
+@pytest.mark.parametrize("kind", ["affine", "spline", "tailed"])
 def test_gated_flow_keeps_the_contract(kind: str, dim: int) -> None:
     flow = build(kind, dim, gated=True)
     v, c = double(dim), double(CONTEXT)

@@ -52,9 +52,7 @@ def test_local_classifier_test(
 ) -> None:
     theta, x = joint
     drawn = gaussian_posterior.sample_batched((1,), x, seed=1)[0]
-    test = LC2ST(
-        prior_samples=theta, xs=x, posterior_samples=drawn, num_trials_null=2, classifier_kwargs={"max_iter": 50}
-    )
+    test = LC2ST(thetas=theta, xs=x, posterior_samples=drawn, num_trials_null=2, classifier_kwargs={"max_iter": 50})
     test.train_on_observed_data(verbosity=0)
     observed = gaussian_posterior.sample((500,), x=x[0], seed=2)
     assert 0 <= float(test.get_statistic_on_observed_data(observed, x[:1])) < 0.05

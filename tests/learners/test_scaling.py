@@ -90,3 +90,14 @@ def test_batch_shapes_are_kept() -> None:
     assert scaling.dim == 3
     assert scaling(torch.randn(4, 5, 3)).shape == scaling.inverse(torch.randn(4, 5, 3)).shape == (4, 5, 3)
     assert scaling(torch.randn(3)).shape == (3,)
+
+
+def test_counts_have_nearly_constant_noise() -> None:
+    rate = torch.tensor([3.0, 30.0, 300.0], dtype=torch.float64)
+    x = torch.poisson(rate.expand(4000, 3), generator=torch.Generator().manual_seed(0)).reshape(-1, 1)
+    scaling = DataScaling.fit(x)
+    assert scaling.root.all()
+    spread = scaling(x).reshape(4000, 3).std(dim=0)
+    assert spread.max() / spread.min() < 1.2
+    torch.testing.assert_close(scaling.inverse(scaling(x)), x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(DataScaling.from_dict(scaling.as_dict())(x), scaling(x))

@@ -1,0 +1,105 @@
+"""The members of the ensemble: densities of the data given parameters, each kind in its own way."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from learners.member import KINDS, Member
+from learners.process import ProcessMean
+from learners.surrogate import Surrogate, SurrogateOptions
+from learners.training import TrainOptions
+
+QUICK = TrainOptions(max_epochs=3, patience=3)
+
+
+def curve(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`z = (sin 2 u_1, u_1 + u_2) + 0.1 noise` at normal `u` `(n, 2)`."""
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(n, 2, generator=generator)
+    mean = torch.stack([torch.sin(2 * u[:, 0]), u.sum(dim=1)], dim=1)
+    return u, mean + 0.1 * torch.randn(n, 2, generator=generator)
+
+
+def fitted(kind: str, options: TrainOptions = QUICK, n: int = 300) -> tuple[Member, float]:
+    torch.manual_seed(0)
+    member = Member(kind, 2, 2, (16, 16))
+    u, z = curve(n, 1)
+    loss = member.fit(u, z, torch.arange(n) % 10 == 0, options, torch.Generator().manual_seed(2))
+    return member, loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_a_density_from_which_it_draws(kind: str) -> None:
+    member, loss = fitted(kind)
+    u, z = curve(300, 1)
+    held_out = torch.arange(300) % 10 == 0
+    with torch.no_grad():
+        assert -float(member.log_prob(u[held_out], z[held_out]).mean()) == pytest.approx(loss, abs=1e-4)
+        point = u[:1].expand(20_000, 2)
+        draws = member.sample(point)
+        # E_p[h / p] = 1 for a density h with lighter tails than p.
+        center, spread = draws.mean(dim=0), 0.6 * draws.std(dim=0)
+        narrow = torch.distributions.Independent(torch.distributions.Normal(center, spread), 1)
+        ratio = torch.exp(narrow.log_prob(draws) - member.log_prob(point, draws))
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=5 * float(ratio.std()) / len(draws) ** 0.5)
+
+
+def test_the_linear_kind_is_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(2000, 2, generator=generator)
+    noise = torch.randn(2000, 2, generator=generator) @ torch.tensor([[0.5, 0.3], [0.0, 0.4]])
+    z = 1 + u @ torch.tensor([[2.0, -1.0], [0.5, 1.0]]) + noise
+    member = Member("linear", 2, 2, (16,))
+    loss = member.fit(u, z, torch.arange(2000) < 1000, QUICK, generator)
+    covariance = torch.tensor([[0.34, 0.12], [0.12, 0.16]])
+    entropy = 0.5 * math.log((2 * math.pi * math.e) ** 2 * float(torch.linalg.det(covariance)))
+    assert loss == pytest.approx(entropy, abs=0.06)
+
+
+def test_a_process_finds_a_curve_and_knows_what_it_leaves() -> None:
+    u, z = curve(300, 1)
+    process = ProcessMean(2, 2)
+    left = process.fit(u, z, torch.Generator().manual_seed(0))
+    fresh_u, fresh_z = curve(1000, 5)
+    error = (fresh_z - process(fresh_u)).abs().quantile(0.68)
+    assert float(error) == pytest.approx(0.1, rel=0.3)
+    # Left-out residuals tell the error at new points; those of the fit itself would be too small.
+    assert float(left.abs().quantile(0.68)) == pytest.approx(float(error), rel=0.15)
+    assert float((z - process(u)).abs().quantile(0.68)) < 0.9 * float(error)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
+def test_a_process_of_any_size(n: int, d: int, k: int) -> None:
+    u = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    z = u[:, :1].expand(n, k).clone()
+    z[:, -1] = 3.0  # a constant
+    process = ProcessMean(d, k)
+    assert process.fit(u, z, torch.Generator().manual_seed(0)).isfinite().all()
+    torch.testing.assert_close(process(u), z, rtol=0, atol=0.05)
+    assert process(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
+
+
+def test_members_that_do_not_count_are_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u, z = curve(400, 1)
+    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "process"), hidden=(16, 16)), seed=0)
+    everything = torch.ones(400, dtype=torch.bool)
+    surrogate.fit(u, z, everything, torch.arange(400) % 10 == 0, QUICK, generator)
+    assert surrogate.weights.tolist() == [0.0, 1.0]
+    with torch.no_grad():
+        torch.testing.assert_close(surrogate.log_prob(u, z), surrogate.members[1].log_prob(u, z))
+
+
+def test_the_pool_is_the_mean_of_logarithms() -> None:
+    u, z = curve(400, 1)
+    surrogate = Surrogate(2, 2, SurrogateOptions(members=("gaussian", "gaussian"), hidden=(16, 16)), seed=0)
+    everything = torch.ones(400, dtype=torch.bool)
+    surrogate.fit(u, z, everything, torch.arange(400) % 10 == 0, QUICK, torch.Generator().manual_seed(0))
+    surrogate.weights.copy_(torch.tensor([0.25, 0.75]))
+    with torch.no_grad():
+        first, second = surrogate.member_log_prob(u, z)
+        torch.testing.assert_close(surrogate.log_prob(u, z), 0.25 * first + 0.75 * second)
