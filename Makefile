@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup docs clean
+.PHONY: demo test setup bench-accuracy docs clean
 
 setup: .venv/ready
 
@@ -25,6 +25,11 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --cov=simulators --cov=learners --cov=orchestrator --cov-report=term:skip-covered
+
+# Days on two cores for all tasks, budgets and seeds; cells that are in benchmarks/accuracy.parquet are not run again.
+bench-accuracy: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

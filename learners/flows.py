@@ -145,14 +145,30 @@ def spline_flow(
     gate: Gate | None = None,
     full: bool = False,
     tailed: bool = False,
+    constant: bool = False,
 ) -> Flow:
     """A neural spline flow (Durkan et al. 2019, arXiv 1906.04032) on regression residuals.
 
-    `full` gives the regression a full covariance, `tailed` the splines affine tails.
+    `full` gives the regression a full covariance, `tailed` the splines affine tails; with `constant` the splines are
+    the same for every context.
     """
     spline, total = (TailedSpline, 3 * bins + 1) if tailed else (RationalQuadraticSpline, 3 * bins - 1)
-    blocks = _autoregressive(features, context, hidden, transforms, gate, spline, total)
+    blocks = _autoregressive(features, 1 if constant else context, hidden, transforms, gate, spline, total)
+    if constant:
+        blocks = [_Constant(block) for block in blocks]
     return _flow(features, [LocationScale(features, context, hidden, gate, full), *blocks])
+
+
+class _Constant(LazyTransform):
+    """A conditional transform that is told nothing."""
+
+    def __init__(self, inner: LazyTransform) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, c: Tensor | None = None) -> Transform:
+        assert c is not None, "the batch is that of the context"
+        return self.inner(torch.zeros_like(c[..., :1]))
 
 
 def _autoregressive(

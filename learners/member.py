@@ -40,6 +40,7 @@ class Kind:
         tailed: Whether splines have affine tails.
         process: Whether a Gaussian process is the mean.
         waves: Number of frequencies among the features.
+        constant: Whether the shape of what the regression leaves is the same for all u.
         linear_start: Whether the regression starts from least squares: better where the simulator is smooth, worse
             where it is not, for the networks then learn less.
     """
@@ -50,6 +51,7 @@ class Kind:
     tailed: bool = False
     process: bool = False
     waves: int = 0
+    constant: bool = False
     linear_start: bool = False
 
 
@@ -62,6 +64,7 @@ KINDS = {
     "full": Kind("spline", full=True, transforms=1, tailed=True, linear_start=True),
     "waves": Kind("spline", full=True, transforms=1, tailed=True, waves=2),
     "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
+    "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
     "process-gaussian": Kind("gaussian", process=True),
 }
 
@@ -89,8 +92,8 @@ class Member(nn.Module):
             transforms = 1 if features > _WIDE else self.kind.transforms
             self.flow = affine_flow(features, inputs, hidden, transforms)
         else:
-            transforms, tailed = self.kind.transforms, self.kind.tailed
-            self.flow = spline_flow(features, inputs, hidden, transforms, full=full, tailed=tailed)
+            transforms, tailed, constant = self.kind.transforms, self.kind.tailed, self.kind.constant
+            self.flow = spline_flow(features, inputs, hidden, transforms, full=full, tailed=tailed, constant=constant)
         self.process = ProcessMean(context, features) if self.kind.process else None
         self.fitted = False
         self.register_buffer("scale", torch.ones(features))

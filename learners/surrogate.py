@@ -62,7 +62,7 @@ class SurrogateOptions:
             return self.members
         if dim_x > _SPLINE_DIM:
             return ("gaussian", "gaussian", "affine")
-        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process")
+        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process", "location")
 
 
 class Surrogate(nn.Module):

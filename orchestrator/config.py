@@ -115,7 +115,18 @@ class LearnerConfig(_Model):
     """The learner; the defaults suit most campaigns."""
 
     members: list[
-        Literal["linear", "gaussian", "affine", "spline", "tailed", "full", "waves", "process", "process-gaussian"]
+        Literal[
+            "linear",
+            "gaussian",
+            "affine",
+            "spline",
+            "tailed",
+            "full",
+            "waves",
+            "process",
+            "location",
+            "process-gaussian",
+        ]
     ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
     hidden: list[int] = [128, 128, 128, 128]

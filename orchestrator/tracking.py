@@ -143,6 +143,8 @@ class Tracker:
 
     def _start(self) -> None:
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        # Its bars for files of a few kilobytes would tear ours.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)
