@@ -7,7 +7,9 @@ __all__ = ["IsolatedSimulator"]
 import base64
 import contextlib
 import dataclasses
+import fcntl
 import json
+import math
 import mmap
 import os
 import select
@@ -100,22 +102,30 @@ class IsolatedSimulator:
             except BaseException:
                 self.close()  # Interrupted: what the child still answers would be taken for the next results.
                 raise
-            told = sum(map(len, received))
             parts += received
             if failure is not None:
                 self.close()
-                # What had ended, but was not told yet, is simulated again; it took a moment only.
-                untold = culprit - told
-                if untold > 0:
-                    parts.append(
-                        self.run(theta[done + told : done + culprit], seeds[done + told : done + culprit], memory)
-                    )
-                count = len(theta) - done - culprit if self.spec.batched else 1
-                parts.append(Outcomes.from_rows([failure] * count))
-                done += culprit + count
-            else:
-                done += told
+                told = done + sum(map(len, received))
+                parts.append(self._settle(theta[told:], seeds[told:], memory, failure, culprit))
+            done = sum(map(len, parts))
         return Outcomes.concatenate(parts)
+
+    def _settle(
+        self, theta: Array, seeds: Seeds, memory: int | None, failure: Outcome, culprit: int | None
+    ) -> Outcomes:
+        """Outcomes of the first rows of which the child that failed had told nothing.
+
+        What had ended, but was not told yet, is simulated again; it took a moment only. If the child died between two
+        simulations, each of these is tried alone, to know which is to blame.
+        """
+        if self.spec.batched:
+            return Outcomes.from_rows([failure] * len(theta))
+        if culprit is None and len(theta) > 1:
+            return Outcomes.concatenate(
+                [self.run(theta[i : i + 1], seeds[i : i + 1], memory) for i in range(len(theta))]
+            )
+        ended = culprit or 0
+        return Outcomes.concatenate([self.run(theta[:ended], seeds[:ended], memory), Outcomes.from_rows([failure])])
 
     def close(self) -> None:
         """Ends the child and everything that it started."""
@@ -137,8 +147,9 @@ class _OutOfMemoryError(Exception):
 class _Child:
     def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str]) -> None:
         self.spec = spec
-        # Appending, so that it can be cut while the child writes.
-        self.log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed by kill)
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
+        # So that it can be cut while the child writes.
+        fcntl.fcntl(self.log, fcntl.F_SETFL, fcntl.fcntl(self.log, fcntl.F_GETFL) | os.O_APPEND)
         self._shared = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         self._shared.truncate(PROGRESS_BYTES)
         self._pages = mmap.mmap(self._shared.fileno(), PROGRESS_BYTES)
@@ -183,8 +194,13 @@ class _Child:
             self.kill()
             raise SimulatorError(answer["error"])
 
-    def simulate(self, theta: Array, seeds: Seeds, memory: int | None) -> tuple[list[Outcomes], Outcome | None, int]:
-        """Outcomes received; the failure (crash, deadline, memory) that ended the child, if any; the row it is of."""
+    def simulate(
+        self, theta: Array, seeds: Seeds, memory: int | None
+    ) -> tuple[list[Outcomes], Outcome | None, int | None]:
+        """Outcomes received; the failure (crash, deadline, memory) that ended the child, if any; and whose it is.
+
+        The latter counts from the first row without an outcome; None if no simulation was running.
+        """
         received: list[Outcomes] = []
         count = 0
         budget = self.spec.timeout
@@ -205,10 +221,12 @@ class _Child:
         except (EOFError, BrokenPipeError):
             status, reason = self._death()
         else:
-            return received, None, count
+            return received, None, None
         row, began = int(self._progress[0]), float(self._progress[1])
         seconds = max(0.0, time.perf_counter() - began)
-        return received, Outcome(status, None, reason, time.time() - seconds, seconds), max(count, row)
+        running = row >= count and began < math.inf
+        failure = Outcome(status, None, reason, time.time() - seconds, seconds)
+        return received, failure, row - count if running else None
 
     def kill(self) -> None:
         """SIGTERM to the whole process group, SIGKILL after the grace; closes the pipes."""
@@ -282,7 +300,7 @@ class _Child:
         return Status.CRASHED, f"the simulator's process {how} {self._last_words()}".strip()
 
     def _last_words(self) -> str:
-        return self._end_of_log(500).decode(errors="replace").strip()
+        return " ".join(self._end_of_log(500).decode(errors="replace").split())
 
     def _end_of_log(self, count: int) -> bytes:
         size = os.fstat(self.log.fileno()).st_size
