@@ -68,11 +68,12 @@ class Executor(Protocol):
     def room(self, seconds: float | None) -> int:
         """How many more tasks of about `seconds` keep all slots busy until the next call."""
 
-    def warm_up(self) -> None:
-        """Waits until simulations can start without delay.
+    def warm_up(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds; whether simulations can now start without delay on all slots that there are.
 
         Raises:
             SimulatorError: The simulator cannot be imported.
+            ConfigError: No simulation can ever run here.
         """
 
     def start(self, task: int, theta: Array, seeds: Seeds, share: int, alone: bool) -> None:

@@ -106,10 +106,6 @@ class SimulationPool:
         """Recent mean length of a simulation, None before the first."""
         return self._pace.seconds if self._pace.known else None
 
-    def warm_up(self) -> None:
-        """Waits until simulations can start without delay."""
-        self.executor.warm_up()
-
     def submit(self, proposals: Proposals) -> None:
         """Accepts proposals; each will come back from `poll` exactly once."""
         if len(proposals):

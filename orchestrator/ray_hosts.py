@@ -80,6 +80,7 @@ class RayHosts:
         self._spec = ray.put(spec)
         self._hosts: list[_Host] = []
         self._scanned = -math.inf
+        self._begin = time.monotonic()
 
     @property
     def slots(self) -> int:
@@ -102,16 +103,20 @@ class RayHosts:
             if host.alone is None
         )
 
-    def warm_up(self) -> None:
-        """Waits until every host that fits on the cluster now has started its processes."""
-        deadline = time.monotonic() + _WARM_SECONDS
-        self._scan(force=True)
-        while any(host.starting for host in self._hosts) or not self._hosts:
-            if not self._hosts and time.monotonic() > deadline:
-                raise ConfigError(self._nowhere())
-            self._poll(0.2)
-            if time.monotonic() > deadline:
-                break
+    def warm_up(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds; whether every host that fits on the cluster has started its processes.
+
+        After two minutes those that have are enough; if there is none by then, `ConfigError` says what is missing.
+        """
+        self._scan()
+        if all(host.starting is None for host in self._hosts) and self._hosts:
+            return True
+        self._poll(timeout)
+        if time.monotonic() - self._begin < _WARM_SECONDS:
+            return False
+        if not self._hosts:
+            raise ConfigError(self._nowhere())
+        return bool(self._ready())
 
     def start(self, task: int, theta: Array, seeds: Seeds, share: int, alone: bool) -> None:
         """Hands a task to the host that has most to spare."""
@@ -205,10 +210,10 @@ class RayHosts:
             lost.append(Lost(task, started, suspect if started and not node_is_gone else Blame.NONE, why))
         return lost
 
-    def _scan(self, force: bool = False) -> None:
+    def _scan(self) -> None:
         """Starts hosts where there is room for them, now and then."""
         now = time.monotonic()
-        if not force and now - self._scanned < _SCAN_SECONDS:
+        if now - self._scanned < _SCAN_SECONDS:
             return
         self._scanned = now
         for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:
