@@ -133,7 +133,11 @@ class Campaign:
                 Display(enabled=progress) as display,
                 _stop_on_signals() as stopping,
             ):
-                result = Execution(self.config, self.problem, run, tracker, display, stopping).carry_out()
+                execution = Execution(self.config, self.problem, run, tracker, display, stopping)
+                try:
+                    result = execution.carry_out()
+                finally:
+                    execution.close()
             status = "FINISHED"
             return result
         except (Interrupted, KeyboardInterrupt):

@@ -29,10 +29,8 @@ from .memory import oom_kills, resident_bytes
 from .outcome import Array, Outcome, Outcomes, Status
 from .processes import MARK, kill_group, kill_marked
 from .runner import PROGRESS_BYTES
-from .simulator import SimulatorSpec
+from .simulator import Seeds, SimulatorSpec
 from .wire import HEADER_BYTES, decode
-
-Seeds = np.ndarray[Any, np.dtype[np.int64]]
 
 _START_SECONDS = 300.0
 #: How often a long simulation is looked after: its memory, its output, whether it still lives.
@@ -127,6 +125,18 @@ class IsolatedSimulator:
         ended = culprit or 0
         return Outcomes.concatenate([self.run(theta[:ended], seeds[:ended], memory), Outcomes.from_rows([failure])])
 
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the child and what it started occupy; 0 where that is unknown."""
+        child = self._child
+        return 0 if child is None else resident_bytes(child.process.pid)
+
+    def end_for_memory(self, reason: str) -> None:
+        """Ends the simulation that is running, if any, for want of memory; may be called from another thread."""
+        child = self._child
+        if child is not None:
+            child.unwanted = reason
+
     def close(self) -> None:
         """Ends the child and everything that it started."""
         if self._child is not None:
@@ -147,6 +157,7 @@ class _OutOfMemoryError(Exception):
 class _Child:
     def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str]) -> None:
         self.spec = spec
+        self.unwanted = ""
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         # So that it can be cut while the child writes.
         fcntl.fcntl(self.log, fcntl.F_SETFL, fcntl.fcntl(self.log, fcntl.F_GETFL) | os.O_APPEND)
@@ -240,7 +251,7 @@ class _Child:
             file.close()
 
     def _begin(self, budget: float | None, memory: int | None) -> None:
-        self._budget, self._memory = budget, memory
+        self._budget, self._memory, self.unwanted = budget, memory, ""
         self._progress[:2] = 0.0, time.perf_counter()
 
     def _send(self, message: bytes) -> None:
@@ -279,6 +290,8 @@ class _Child:
             if self._patience() <= 0.0 and not poller.poll(0):
                 raise TimeoutError("the simulator's process did not answer")
             self._bound_log()
+            if self.unwanted:
+                raise _OutOfMemoryError(self.unwanted)
             if self._memory is not None and (resident := resident_bytes(self.process.pid)) > self._memory:
                 limit = f"its memory of {self._memory / 1e6:.0f} MB"
                 raise _OutOfMemoryError(f"occupied {resident / 1e6:.0f} MB, more than {limit}, and was killed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Simulator", "SimulatorSpec"]
+__all__ = ["Seeds", "Simulator", "SimulatorSpec"]
 
 import inspect
 import math
@@ -18,6 +18,8 @@ import numpy as np
 from .errors import SimulatorError
 from .loading import load_object
 from .outcome import Array, Outcome, Outcomes, Status, flatten_output, not_finite
+
+Seeds = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
