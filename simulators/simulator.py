@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from .command import CommandSpec
 from .errors import SimulatorError
 from .loading import load_object
 from .outcome import Array, Outcome, Status, flatten_output
+from .program_run import ProgramError
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class SimulatorSpec:
     Attributes:
         function: `path/to/file.py:name` (absolute path) or `package.module:name`.
         task: Name of a built-in task, instead of `function`.
+        command: An external program, instead of `function`.
         pickled: The callable itself in cloudpickle's form, for callables that exist only in a running
             program; it travels between the processes of one campaign and is never saved.
         batched: Whether the callable takes `(n, d)` and returns `(n, ...)`.
@@ -41,6 +44,11 @@ class SimulatorSpec:
     timeout: float | None = None
     grace: float = 2.0
     folder: str | None = None
+    command: CommandSpec | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, dict):  # As it arrives in another process.
+            object.__setattr__(self, "command", CommandSpec(**self.command))
 
     def build(self) -> Simulator:
         """Imports the simulator.
@@ -52,6 +60,8 @@ class SimulatorSpec:
             from .tasks import get_task
 
             return Simulator(_task_function(get_task(self.task)), batched=True)
+        if self.command is not None:
+            return Simulator(self.command.build())
         if self.function is not None:
             function = load_object(self.function)
         else:
@@ -103,6 +113,8 @@ class Simulator:
         started, begin = time.time(), time.perf_counter()
         try:
             status, x, reason = flatten_output(self._call(theta, seed))
+        except ProgramError as error:
+            status, x, reason = error.status, None, str(error)
         except (Exception, SystemExit) as error:
             status, x, reason = Status.RAISED, None, _describe(error)
         return Outcome(status, x, reason, started, time.perf_counter() - begin)
