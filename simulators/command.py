@@ -177,13 +177,18 @@ class Command:
         try:
             folder = self._folders.make(f"seed-{seed}")
             x = self._run(folder, values)
-        except Exception as error:
-            if folder is not None:
-                self._folders.keep(folder)
+        except ProgramError as error:
+            assert folder is not None
+            self._folders.keep(folder)
+            # Without what differs from run to run: equal reasons are counted together.
+            reason = _printable(str(error).replace(f"{folder}{os.sep}", ""))
+            raise ProgramError(error.status, f"{reason} (see {self._folders.failures})") from error
+        except OSError as error:
             # The parameters have no part in a full disk or too many processes: it is worth another try.
-            if not isinstance(error, ProgramError):
-                error = ProgramError(Status.CRASHED, f"no run was possible: {type(error).__name__}: {error}")
-            raise ProgramError(error.status, f"{_printable(str(error))} (see {self._folders.failures})") from None
+            if folder is not None:
+                self._folders.remove(folder)
+            reason = f"the system did not let the run be made: {error.strerror or error}"
+            raise ProgramError(Status.CRASHED, reason) from error
         self._folders.remove(folder)
         return x
 

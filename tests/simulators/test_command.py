@@ -210,7 +210,8 @@ def test_a_crash_is_one_outcome_and_by_default_kept_in_a_private_folder(
 class TestFailedRuns:
     def test_can_be_repeated_from_what_is_kept(self, spec: Callable[..., CommandSpec], tmp_path: Path) -> None:
         command = spec("json", "{input}", "{workdir}/missing/out", input="json", output="json")
-        assert run_here(command, 0.5, 0.25).reason.startswith("the program ended with exit code 2: ")
+        reason = "the program ended with exit code 2: missing/out: No such file or directory (see "
+        assert run_here(command, 0.5, 0.25).reason.startswith(reason)
         (folder,) = failures(tmp_path / "work")
         assert json.loads((folder / "input.json").read_text()) == {"alpha": 0.5, "beta_": 0.25, "seed": 7}
         complaint = (folder / "temperflow.stderr").read_text()
@@ -266,7 +267,7 @@ class TestFailedRuns:
         (tmp_path / "work").touch()
         outcome = simulator.run(np.array([1.0, 2.0]), 3)
         assert outcome.status is Status.CRASHED
-        assert "no run was possible: " in outcome.reason
+        assert "the system did not let the run be made: " in outcome.reason
 
 
 @pytest.mark.parametrize("output", ["stdout", "json"])
