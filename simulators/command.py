@@ -161,8 +161,6 @@ class Command:
         self.spec = spec
         self._program = _find(spec.program)
         self._form, self._output = output_format(spec.output)
-        if self._form == "hdf5":
-            _need_h5py()
         self._template = None if spec.template is None else _environment().from_string(spec.template)
         try:
             self._folders = RunFolders(spec.workdir)
@@ -248,13 +246,6 @@ def _find(program: str) -> str:
             f"[python, '{{folder}}/{os.path.basename(program)}']"
         )
     return program
-
-
-def _need_h5py() -> None:
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise SimulatorError(f"HDF5 output needs h5py ({error}); pip install 'temperflow[hdf5]'") from error
 
 
 def _environment() -> Any:

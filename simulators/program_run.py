@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .memory import oom_kills
 from .outcome import Status
 
 #: How much of what a program prints is kept for failures: the end, where the reason is.
@@ -68,6 +69,7 @@ def run_program(arguments: Sequence[str], folder: Path, limit: int = 0) -> Print
         ProgramError: An exit code other than 0, or death by a signal.
         OSError: It cannot be started.
     """
+    killed_for_memory = oom_kills()
     stdout, stderr = Printed(max(limit, _KEPT_BYTES)), Printed(_KEPT_BYTES)
 
     def leave_words() -> None:
@@ -86,6 +88,8 @@ def run_program(arguments: Sequence[str], folder: Path, limit: int = 0) -> Print
         )
         code = _wait(process, stdout, stderr)
     leave_words()
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and oom_kills() > killed_for_memory:
+        raise ProgramError(Status.OUT_OF_MEMORY, "the system ran out of memory and killed the program")
     if code != 0:
         raise _failure(code, stderr.last_lines() or stdout.last_lines())
     return stdout

@@ -129,7 +129,6 @@ def test_every_way_in_and_out_keeps_every_bit(
 
 
 def test_hdf5_datasets_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    pytest.importorskip("h5py")
     (tmp_path / "write.py").write_text(
         "import sys, h5py\n"
         "with h5py.File(sys.argv[1], 'w') as file:\n"
@@ -205,6 +204,27 @@ def test_a_crash_is_one_outcome_and_by_default_kept_in_a_private_folder(
     assert stat.S_IMODE(workdir.stat().st_mode) == 0o700
     assert f"(see {workdir}/failures)" in outcomes[1].reason
     assert len(failures(workdir)) == 1
+
+
+def test_a_program_that_the_system_kills_for_its_memory_is_its_own_failure(tmp_path: Path) -> None:
+    group = Path("/sys/fs/cgroup/memory") / f"temperflow-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no group of processes with a limit of memory can be made: {error}")
+    try:
+        (group / "memory.limit_in_bytes").write_text("50000000")
+        script = f'echo $$ > {group}/cgroup.procs; exec "$0" -c "bytearray(int({{megabytes}}) << 20)"'
+        command = CommandSpec(
+            ("sh", "-c", script, sys.executable), ("megabytes",), "/", output="x.csv", workdir=str(tmp_path)
+        )
+        with isolated(command) as simulator:
+            outcomes = simulator.run(np.array([[1.0], [200.0], [1.0]]), SEEDS[:3])
+        assert [o.status for o in outcomes] == ["wrong_type", "out_of_memory", "wrong_type"]
+        assert outcomes[1].reason.startswith("the system ran out of memory and killed the program (see ")
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 class TestFailedRuns:

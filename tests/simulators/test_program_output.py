@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -137,7 +138,6 @@ def test_what_is_no_numpy_array_is_refused(write: Callable[[Path], Any], tmp_pat
 
 
 def test_hdf5_is_measured_before_it_is_read(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("field", shape=(1 << 40,), dtype="f8", chunks=(1024,))
         file["summary"] = [1.0, 2.0]
