@@ -43,6 +43,7 @@ FIXED = {
     "observation": "the numbers in the observation",
     "temperature": "`temperature`",
     "seed": "`seed`",
+    "store": "`store`",
 }
 
 _INTRODUCTION = """\

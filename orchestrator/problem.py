@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Problem", "resolve"]
+__all__ = ["Problem", "resolve", "resolve_prior"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ class Problem:
             "observation": None if self.observation is None else self.observation.x.tolist(),
             "temperature": config.temperature.model_dump(),
             "seed": config.seed,
+            "store": config.store,
         }
 
 
@@ -62,13 +63,11 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     if simulator.task is not None:
         if config.parameters or config.prior:
             raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
-        task = get_task(simulator.task)
         spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
-        prior, names = task.prior, tuple(task.parameters)
     else:
         function = absolute_reference(simulator.function or "", folder)
         spec = SimulatorSpec(function=function, batched=simulator.batched, timeout=timeout, folder=home)
-        prior, names = _prior(config, folder)
+    prior, names = resolve_prior(config, folder)
     observation = None if config.observation is None else read_observation(config.observation, folder)
     unknown = set(config.reference) - set(names)
     if unknown:
@@ -76,7 +75,15 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     return Problem(spec, prior, names, observation)
 
 
-def _prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+def resolve_prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+    """`p(theta)` and the names of the parameters.
+
+    Raises:
+        ConfigError, PriorError, SimulatorError: With the remedy.
+    """
+    if config.simulator.task is not None:
+        task = get_task(config.simulator.task)
+        return task.prior, tuple(task.parameters)
     if bool(config.parameters) == (config.prior is not None):
         raise ConfigError("give exactly one of `parameters` and `prior`")
     if config.parameters:

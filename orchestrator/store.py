@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["SCHEMA", "SimulationStore", "StoreSummary", "split_columns"]
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from .manifest import ChangingError, load_manifest
 from .proposal import Finished, ProposalKind
 
 _ATTEMPTS = 20
+_CLAIM = "_campaign.json"
 _T = TypeVar("_T")
 
 
@@ -40,14 +42,14 @@ class StoreSummary:
     Attributes:
         counts: Rows by how they were proposed and how they ended.
         seconds: Seconds of all simulations together, where known.
-        highest_id: Highest id, -1 if there is no row.
-        width: Length of x, None while there is no result.
+        last_id: Highest id, -1 if there is no row.
+        dim_x: Length of x, None while there is no result.
     """
 
     counts: Counter[tuple[ProposalKind, Status]] = field(default_factory=Counter)
     seconds: float = 0.0
-    highest_id: int = -1
-    width: int | None = None
+    last_id: int = -1
+    dim_x: int | None = None
 
     @property
     def rows(self) -> int:
@@ -55,17 +57,22 @@ class StoreSummary:
         return self.counts.total()
 
     @property
-    def by_status(self) -> Counter[Status]:
+    def by_status(self) -> Counter[str]:
         """Rows by how they ended."""
         return self._by(1)
 
     @property
-    def by_kind(self) -> Counter[ProposalKind]:
+    def by_kind(self) -> Counter[str]:
         """Rows by how they were proposed."""
         return self._by(0)
 
-    def _by(self, part: int) -> Counter[Any]:
-        result: Counter[Any] = Counter()
+    @property
+    def valid_trainable(self) -> int:
+        """Rows with a result that may be trained on."""
+        return sum(n for (kind, status), n in self.counts.items() if kind.trains and status is Status.OK)
+
+    def _by(self, part: int) -> Counter[str]:
+        result: Counter[str] = Counter()
         for key, count in self.counts.items():
             result[key[part]] += count
         return result
@@ -140,9 +147,9 @@ class SimulationStore:
             raise RunDirectoryError(
                 f"the store {self.location} has rows of another temperflow: {error}; upgrade temperflow"
             ) from error
-        width = self._scan(_width) if any(status is Status.OK for _, status in counts) else None
+        dim_x = self._scan(_dim_x) if any(status is Status.OK for _, status in counts) else None
         seconds = float(pc.sum(table["seconds"]).as_py() or 0.0)
-        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), width)
+        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), dim_x)
 
     def digest(self) -> str:
         """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""
@@ -158,6 +165,31 @@ class SimulationStore:
                 else:
                     digest.update(pc.list_flatten(chunk).to_numpy(zero_copy_only=False).tobytes())
         return digest.hexdigest()
+
+    def claim(self, owner: str, place: str) -> None:
+        """Notes that the store belongs to one campaign; two would overwrite one another's ids.
+
+        Arguments:
+            owner: Identity of the campaign's run directory.
+            place: Where that is, for a person to read.
+
+        Raises:
+            RunDirectoryError: It belongs to another one, or cannot be written.
+        """
+        try:
+            claim = json.loads(self._location.read(_CLAIM))
+        except FileNotFoundError:
+            claim = None
+        except ValueError:
+            claim = {}
+        if claim is None or (claim.get("owner") != owner and not len(self)):
+            content = json.dumps({"owner": owner, "run_directory": place}).encode()
+            self._location.put(_CLAIM, lambda file: file.write(content))
+        elif claim.get("owner") != owner:
+            raise RunDirectoryError(
+                f"the store {self.location} belongs to the campaign in {claim.get('run_directory', 'another folder')}; "
+                f"choose another store or, if that campaign is gone, delete {_CLAIM} there to go on with its rows"
+            )
 
     def compact(self) -> int:
         """Merges small files; returns how many. For the one process that writes.
@@ -228,7 +260,7 @@ def _rows(dataset: ds.Dataset, columns: Sequence[str] | None = None, chosen: pc.
     return in_order(table)
 
 
-def _width(dataset: ds.Dataset) -> int:
+def _dim_x(dataset: ds.Dataset) -> int:
     """Length of the first result."""
     result = ds.field("status") == str(Status.OK)
     for batch in dataset.to_batches(columns=["x"], filter=result, batch_size=1024, batch_readahead=1):
