@@ -12,7 +12,7 @@ Whoever comes after a kill finds the manifest of step 1 and, by whether the merg
 
 from __future__ import annotations
 
-__all__ = ["compact", "small_files"]
+__all__ = ["compact", "plan", "small_files"]
 
 import functools
 import hashlib
@@ -44,14 +44,16 @@ def compact(location: Location) -> int:
     manifest = _finish(location, load_manifest(location))
     sizes = location.files()
     visible = manifest.visible(sizes)
-    groups = _groups({name: sizes[name] for name in visible})
+    groups = plan({name: sizes[name] for name in visible})
     for group in groups:
         key = hashlib.sha256("\n".join(group).encode()).hexdigest()[:12]
         merging = Merging(into=f"{group[0].split('-')[0]}-merged-{key}.parquet", files=tuple(group))
         manifest = manifest.model_copy(update={"merging": merging})
         save_manifest(location, manifest)
-        location.put(merging.into, functools.partial(_merge, location, group))
-        manifest = _finish(location, manifest)
+        try:
+            location.put(merging.into, functools.partial(_merge, location, group))
+        finally:
+            manifest = _finish(location, manifest)
     return sum(map(len, groups))
 
 
@@ -62,7 +64,7 @@ def small_files(location: Location) -> int:
     return max(waiting, sum(size < _LARGE for name, size in sizes.items() if name.endswith(".parquet")))
 
 
-def _groups(sizes: dict[str, int]) -> list[list[str]]:
+def plan(sizes: dict[str, int]) -> list[list[str]]:
     """Files to be merged, as groups of at most `_LARGEST` bytes.
 
     The largest of them is no larger than the others together: its rows end up in a file of twice its size, and no row

@@ -78,6 +78,7 @@ From Python, sections are arguments: `Campaign(..., temperature={{"low": 0.2, "h
 
 - `simulator.function`, `prior` and `observation`, where they name files: relative to the configuration file's folder.
   `package.module:name` is imported as in Python.
+- `store`: relative to the run directory.
 - Simulations have that folder as their working directory, on nodes where it exists.
 - The run directory (`--dir`, else `runs/NAME`) and MLflow's sqlite file: relative to the folder in which the command is
   given.

@@ -115,8 +115,8 @@ def _log_prior(prior: Distribution, theta: Array, names: Sequence[str], file: Pa
         row = outside[0]
         first = ", ".join(f"{name}={value:.6g}" for name, value in zip(names, theta[row], strict=True))
         raise DataError(
-            f"expected each theta in {file} inside the prior's support, but {len(outside)} of {len(theta)} are not, the "
-            f"first in row {row}: {first}; leave them out, or widen the prior"
+            f"expected each theta in {file} inside the prior's support, but {len(outside)} of {len(theta)} are not, "
+            f"the first in row {row}: {first}; leave them out, or widen the prior"
         )
     return density.numpy()
 
