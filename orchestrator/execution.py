@@ -87,7 +87,7 @@ class Execution:
         summary = self.store.summary()
         self.journal = ProposalJournal(run.journal)
         self._interrupted = self._unfinished()
-        last = max([summary.last_id, *self._interrupted.id[-1:].tolist()])
+        last = max([summary.highest_id, *self._interrupted.id[-1:].tolist()])
         observation = problem.observation
         self.whitening = whiten(problem.prior)
         self.proposer = Proposer(problem.prior, self.whitening, config.acquisition, config.seed, last + 1)
@@ -116,7 +116,7 @@ class Execution:
             self.trainer,
             self.proposer,
             config.acquisition,
-            summary.dim_x,
+            summary.width,
             None if observation is None else len(observation.x),
             simulator.stop_wait,
             stopping,
@@ -260,11 +260,7 @@ class Execution:
         return max(0, min(wanted, budget - self.loop.spent))
 
     def _count(self, kind: ProposalKind, since: int = 0) -> int:
-        if not since:
-            return self.loop.kinds[str(kind)]
-        table = self.store.read(["proposal"])
-        kinds = table["proposal"].to_numpy()
-        return int(((kinds == str(kind)) & (table["id"].to_numpy() >= since)).sum())
+        return self.loop.count(kind) if not since else self.store.summary(since).by_kind[kind]
 
     def _remember_time(self, force: bool = False) -> None:
         """Writes down how long simulating has taken: the hours of a budget go on in the next process."""
@@ -302,7 +298,7 @@ class Execution:
             return
         self._last_metrics = now
         counts = self.loop.counts
-        done = sum(counts.values())
+        done = counts.total()
         elapsed = now - self._begin
         metrics = {
             "simulations": float(done),

@@ -82,7 +82,8 @@ class Host:
         ]
         for simulator in self._simulators:
             threading.Thread(target=self._serve, args=(simulator,), daemon=True).start()
-        threading.Thread(target=self._watch_memory, daemon=True).start()
+        self._raylet = os.getppid()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     @ray.method(concurrency_group="ready")
     def ready(self) -> str:
@@ -158,9 +159,11 @@ class Host:
                 for task, since in self._running.values()
             )
 
-    def _watch_memory(self) -> None:
+    def _watch(self) -> None:
         while not self._error:
             time.sleep(_LOOK_SECONDS)
+            if os.getppid() != self._raylet:
+                os._exit(1)  # Ray on this node is gone, and nobody will ask for results; Ray itself is slow to notice.
             used = used_fraction()
             if used > _MEMORY_FRACTION:
                 largest = max(self._simulators, key=lambda simulator: simulator.resident)

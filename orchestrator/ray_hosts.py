@@ -96,7 +96,8 @@ class RayHosts:
 
     def room(self, seconds: float | None) -> int:
         """How many more tasks of about `seconds` keep all slots busy until the next call."""
-        ahead = _LATENCY_SECONDS / max(seconds or _LATENCY_SECONDS, 1e-3)
+        # What waits at one host cannot go to another: not more than is needed, least of all where it takes long.
+        ahead = 0.0 if seconds is None else _LATENCY_SECONDS / max(seconds, 1e-3)
         return sum(
             max(0, host.width + 1 + math.ceil(min(1.0, ahead) * host.width) - host.load)
             for host in self._ready()
