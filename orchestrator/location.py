@@ -173,7 +173,13 @@ class Remote(Location):
         plain = self._fsspec()
         if plain is not None:
             plain.invalidate_cache()
-        return super().files()
+        found = super().files()
+        parts = urlsplit(self.text)
+        if not found and parts.scheme == "s3":  # To Arrow, a bucket that does not exist is an empty one.
+            with self.reporting("read"):
+                if self.filesystem.get_file_info(parts.netloc).type == fs.FileType.NotFound:
+                    raise OSError(f"NO_SUCH_BUCKET: there is no bucket '{parts.netloc}'")
+        return found
 
     def put(self, name: str, write: Write) -> None:
         # Written here first: if `write` fails half way, nothing must reach the store.

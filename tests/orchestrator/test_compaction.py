@@ -152,7 +152,9 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     [file] = tmp_path.glob("*.parquet")
     file.unlink()
     for use in (store.read, store.compact):
-        with pytest.raises(RunDirectoryError, match=rf"lacks a file: {file.name}.*put it back, or delete _manifest.json"):
+        with pytest.raises(
+            RunDirectoryError, match=rf"lacks a file: {file.name}.*put it back, or delete _manifest.json"
+        ):
             use()
     (tmp_path / "_manifest.json").unlink()
     assert len(store) == 0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rows import finished
+from waiting import wait_until
 
 from orchestrator import store_writer
 from orchestrator.proposal import Finished
@@ -20,13 +21,6 @@ from orchestrator.store_writer import StoreWriter
 from simulators.errors import RunDirectoryError
 
 HERE = Path(__file__).parent
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 def ids(parts: list[Finished]) -> list[int]:
@@ -84,7 +78,7 @@ def test_rows_that_trickle_need_no_flush(tmp_path: Path) -> None:
     writer = StoreWriter(store)
     for i in range(3):
         writer.put(finished([i]))
-        until(lambda: not writer.waiting)
+        wait_until(lambda: not writer.waiting)
     assert len(store) == 3
     writer.close()
 
@@ -105,7 +99,7 @@ def test_many_files_are_merged_on_the_way(tmp_path: Path) -> None:
     for i in range(201):
         store.append(finished([i]))
     writer = StoreWriter(store)
-    until(lambda: store.small_files() == 1)
+    wait_until(lambda: store.small_files() == 1)
     writer.put(finished([500]))
     writer.close()
     assert len(store) == 202
@@ -129,10 +123,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode
+    ):
         pytest.skip("a small file system can be mounted by root only")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
 
 
 def test_a_full_disk_delays_rows_and_loses_none(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,13 +145,9 @@ def test_a_full_disk_delays_rows_and_loses_none(small_disk: Path, caplog: pytest
     writer = StoreWriter(store)
     writer.put(finished([0, 1]))
     assert writer.flush(60)
-    ballast = small_disk / "ballast"
-    with ballast.open("wb") as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
-            file.flush()
+    ballast = fill(small_disk)
     writer.put(finished([2, 3]))
-    until(lambda: writer.problem)
+    wait_until(lambda: writer.problem is not None)
     assert "No space left" in str(writer.problem)
     assert "free some space" in str(writer.problem)
     assert "2 simulations wait to be stored" in caplog.text
@@ -168,11 +169,11 @@ def test_a_full_disk_delays_rows_and_loses_none(small_disk: Path, caplog: pytest
 def test_what_cannot_be_written_at_the_end_is_an_error_that_counts_it(small_disk: Path) -> None:
     store = SimulationStore(small_disk / "store")
     writer = StoreWriter(store)
-    (small_disk / "ballast").write_bytes(bytes((1 << 20) - 8192))
+    ballast = fill(small_disk)
     writer.put(finished([0, 1, 2]))
     with pytest.raises(RunDirectoryError, match=r"3 simulations could not be stored: .*No space left.*run the same"):
         writer.close(patience=0.1)
-    (small_disk / "ballast").unlink()
+    ballast.unlink()
     assert len(store) == 0
 
 
@@ -231,10 +232,9 @@ def test_a_killed_writer_leaves_whole_rows(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path), str(HERE)]
     writer = subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
-    for _ in range(300):
-        writer.stdout.readline()
+    told = [int(writer.stdout.readline()) for _ in range(300)]
     writer.kill()
-    told = [int(line) for line in writer.stdout.read().split("\n")[:-1]]
+    told += [int(line) for line in writer.stdout.read().split("\n")[:-1]]
     writer.wait()
     stored = SimulationStore(tmp_path).ids().tolist()
     assert stored == list(range(len(stored)))
