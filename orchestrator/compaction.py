@@ -16,9 +16,9 @@ __all__ = ["compact", "plan", "small_files"]
 
 import functools
 import hashlib
+from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from .columns import GROUP_NUMBERS, GROUP_ROWS, PARQUET, SCHEMA, in_order
@@ -28,7 +28,7 @@ from .manifest import Manifest, MergedFile, Merging, load_manifest, save_manifes
 _LARGE = 64 << 20
 _LARGEST = 128 << 20
 _TINY = 1 << 20
-_BATCH = 1 << 15
+_BATCH = 1 << 14
 
 
 def compact(location: Location) -> int:
@@ -82,21 +82,26 @@ def plan(sizes: dict[str, int]) -> list[list[str]]:
 
 
 def _merge(location: Location, names: list[str], file: pa.NativeFile) -> None:
-    paths = [location.path(name) for name in names]
-    dataset = ds.FileSystemDatasetFactory(location.filesystem, paths, ds.ParquetFileFormat()).finish(SCHEMA)
-    batches = dataset.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=2, use_threads=False)
     with location.reporting("read"), pq.ParquetWriter(file, SCHEMA, **PARQUET) as writer:
-        group: list[pa.RecordBatch] = []
+        group: list[pa.Table] = []
         rows = size = 0
-        for batch in batches:
-            group.append(batch)
-            rows, size = rows + len(batch), size + batch.nbytes
+        for table in _tables(location, names):
+            group.append(table)
+            rows, size = rows + len(table), size + table.nbytes
             if rows >= GROUP_ROWS or size >= 8 * GROUP_NUMBERS:
-                writer.write_table(in_order(pa.Table.from_batches(group)))
+                writer.write_table(in_order(pa.concat_tables(group)))
                 group, rows, size = [], 0, 0
         if group:
-            writer.write_table(in_order(pa.Table.from_batches(group)))
+            writer.write_table(in_order(pa.concat_tables(group)))
     pa.default_memory_pool().release_unused()
+
+
+def _tables(location: Location, names: list[str]) -> Iterator[pa.Table]:
+    for name in names:
+        with location.filesystem.open_input_file(location.path(name)) as file:
+            for batch in pq.ParquetFile(file, pre_buffer=True).iter_batches(_BATCH, use_threads=False):
+                # Files of earlier versions call the numbers of a list by another name.
+                yield pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _finish(location: Location, manifest: Manifest) -> Manifest:

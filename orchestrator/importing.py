@@ -124,8 +124,8 @@ def _log_prior(prior: Distribution, theta: Array, names: Sequence[str], file: Pa
 def _add(run: RunDirectory, theta: Array, x: Array, log_density: Array | None, file: Path) -> Imported:
     store = run.store()
     summary = store.summary()
-    if summary.dim_x not in (None, x.shape[1]):
-        raise DataError(f"expected x of {summary.dim_x} numbers as in the store, got {x.shape[1]} in {file}")
+    if summary.width not in (None, x.shape[1]):
+        raise DataError(f"expected x of {summary.width} numbers as in the store, got {x.shape[1]} in {file}")
     ok: Mask = np.asarray(np.isfinite(x).all(axis=1))
     failures = int((~ok).sum())
     key = _key(theta, x)
@@ -135,7 +135,7 @@ def _add(run: RunDirectory, theta: Array, x: Array, log_density: Array | None, f
             return Imported(len(theta), failures, True)
     # What was in flight when the campaign was interrupted keeps its ids.
     pending = ProposalJournal(run.journal).read()
-    first = max([summary.last_id, *pending.id.tolist()]) + 1
+    first = max([summary.highest_id, *pending.id.tolist()]) + 1
     proposals = Proposals.of_kind(first, theta, ProposalKind.IMPORTED, 0, log_density)
     proposals.seed[:] = -1
     worker = np.full(len(theta), f"import:{file.name}:{key}", dtype=object)

@@ -42,14 +42,14 @@ class StoreSummary:
     Attributes:
         counts: Rows by how they were proposed and how they ended.
         seconds: Seconds of all simulations together, where known.
-        last_id: Highest id, -1 if there is no row.
-        dim_x: Length of x, None while there is no result.
+        highest_id: Highest id, -1 if there is no row.
+        width: Length of x, None while there is no result.
     """
 
     counts: Counter[tuple[ProposalKind, Status]] = field(default_factory=Counter)
     seconds: float = 0.0
-    last_id: int = -1
-    dim_x: int | None = None
+    highest_id: int = -1
+    width: int | None = None
 
     @property
     def rows(self) -> int:
@@ -65,11 +65,6 @@ class StoreSummary:
     def by_kind(self) -> Counter[str]:
         """Rows by how they were proposed."""
         return self._by(0)
-
-    @property
-    def valid_trainable(self) -> int:
-        """Rows with a result that may be trained on."""
-        return sum(n for (kind, status), n in self.counts.items() if kind.trains and status is Status.OK)
 
     def _by(self, part: int) -> Counter[str]:
         result: Counter[str] = Counter()
@@ -147,9 +142,9 @@ class SimulationStore:
             raise RunDirectoryError(
                 f"the store {self.location} has rows of another temperflow: {error}; upgrade temperflow"
             ) from error
-        dim_x = self._scan(_dim_x) if any(status is Status.OK for _, status in counts) else None
+        width = self._scan(_width) if any(status is Status.OK for _, status in counts) else None
         seconds = float(pc.sum(table["seconds"]).as_py() or 0.0)
-        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), dim_x)
+        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), width)
 
     def digest(self) -> str:
         """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""
@@ -260,7 +255,7 @@ def _rows(dataset: ds.Dataset, columns: Sequence[str] | None = None, chosen: pc.
     return in_order(table)
 
 
-def _dim_x(dataset: ds.Dataset) -> int:
+def _width(dataset: ds.Dataset) -> int:
     """Length of the first result."""
     result = ds.field("status") == str(Status.OK)
     for batch in dataset.to_batches(columns=["x"], filter=result, batch_size=1024, batch_readahead=1):

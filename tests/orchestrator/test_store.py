@@ -15,6 +15,7 @@ from rows import finished
 
 from orchestrator.columns import GROUP_ROWS
 from orchestrator.proposal import Finished, ProposalKind, Proposals, row_seeds
+from orchestrator.run_directory import RunDirectory
 from orchestrator.store import SCHEMA, SimulationStore, StoreSummary, split_columns
 from simulators.errors import RunDirectoryError
 from simulators.outcome import Outcome, Outcomes, Status
@@ -153,9 +154,8 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert summary.by_status == {"ok": 12, "timeout": 3}
     assert summary.by_kind == {"prior": 10, "calibration-prior": 5}
     assert summary.counts[ProposalKind.CALIBRATION_PRIOR, Status.OK] == 4
-    assert summary.valid_trainable == 8
     assert summary.seconds == pytest.approx(3 * 2.0 + 12 * 0.5)
-    assert (summary.rows, summary.last_id, summary.dim_x) == (15, 24, 2)
+    assert (summary.rows, summary.highest_id, summary.width) == (15, 24, 2)
     later = store.summary(since=21)
     assert (later.rows, later.by_kind) == (4, {"calibration-prior": 4})
     assert store.summary(since=99) == StoreSummary()
@@ -164,7 +164,7 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
 def test_only_failures_have_no_width(tmp_path: Path) -> None:
     store = SimulationStore(tmp_path)
     store.append(finished([0, 1], failing=[0, 1]))
-    assert store.summary().dim_x is None
+    assert store.summary().width is None
     _, x = split_columns(store.read())
     assert x.shape == (2, 0)
 
@@ -223,7 +223,7 @@ def test_other_locations(tmp_path: Path, kind: str) -> None:
     before = store.digest()
     assert store.compact() == 5
     assert (store.digest(), len(store), store.small_files()) == (before, 10, 1)
-    assert SimulationStore(f"{kind}://{tmp_path}/store").summary().last_id == 9
+    assert SimulationStore(f"{kind}://{tmp_path}/store").summary().highest_id == 9
     assert (tmp_path / "store").exists() == (kind == "file")
 
 
@@ -237,6 +237,17 @@ def test_a_store_belongs_to_one_campaign(tmp_path: Path) -> None:
         store.claim("one", "/runs/one")
     assert json.loads((tmp_path / "_campaign.json").read_text())["owner"] == "two"
     assert ds.dataset(tmp_path).count_rows() == 1
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "absolute"])
+def test_a_campaign_may_keep_it_elsewhere(tmp_path: Path, place: str) -> None:
+    place = place if place.startswith(".") else str(tmp_path / "elsewhere")
+    run = RunDirectory(tmp_path / "run")
+    run.open({"store": place}, {"store": place})
+    run.store().append(finished([0]))
+    run.close()
+    assert ds.dataset(tmp_path / "elsewhere").count_rows() == 1
+    assert not run.simulations.exists()
 
 
 def test_seeds_differ_between_rows_and_campaigns() -> None:

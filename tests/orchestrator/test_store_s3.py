@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pytest
@@ -65,7 +64,7 @@ def test_rows_are_appended_read_and_merged(server: ObjectStore, uri: str) -> Non
     assert before["id"].to_pylist() == [1, 3, *range(10, 20)]
     assert before["x"].to_pylist()[:2] == [None, [3.0, 6.0]]
     summary = store.summary()
-    assert (summary.rows, summary.last_id, summary.dim_x) == (12, 19, 2)
+    assert (summary.rows, summary.highest_id, summary.width) == (12, 19, 2)
     assert store.compact() == 11
     assert SimulationStore(uri).read().equals(before)
     assert [name.startswith("000000000001-merged") for name in files(uri)] == [True, False]
@@ -199,15 +198,3 @@ def test_a_run_directory_keeps_its_store_there(server: ObjectStore, uri: str, tm
     with pytest.raises(RunDirectoryError, match="store changed"):
         again.open({}, {"store": None})
     assert not (tmp_path / "run" / "simulations").exists()
-
-
-def test_a_large_x_goes_over_whole(server: ObjectStore, uri: str) -> None:
-    import dataclasses
-
-    rows = finished(range(3))
-    values = np.random.default_rng(1).normal(size=3_000_000)
-    outcomes = dataclasses.replace(rows.outcomes, lengths=np.full(3, 1_000_000), values=values)
-    store = SimulationStore(uri)
-    store.append(dataclasses.replace(rows, outcomes=outcomes))
-    column = store.read(["x"])["x"].combine_chunks()
-    assert column.flatten().equals(pa.array(values))
