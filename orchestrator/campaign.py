@@ -142,6 +142,7 @@ class Campaign:
         records = run.update(
             names=list(self.problem.names),
             observation=_observation_record(self.problem.observation),
+            folder=self.problem.spec.folder,
             started=records.get("started", started),
         )
         tracker = self._tracker(records)

@@ -27,6 +27,8 @@ from simulators.errors import ConfigError, PriorError, nearest
 from simulators.prior import Marginal
 from simulators.tasks import task_names
 
+from .location import check_location
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -267,6 +269,10 @@ class CampaignConfig(_Model):
     """How the posterior is checked."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
+    store: str | None = None
+    """Where the simulations are kept: a URI such as `s3://bucket/prefix`, or a path (a relative one starts from the run
+    directory); by default the folder `simulations` of the run directory. Credentials come from the environment. See
+    [store.md](store.md)."""
     reference: dict[str, KnownPosterior] = {}
     """Parameter to its known posterior at beta = 1, compared in the report."""
     seed: int = Field(0, ge=0)
@@ -276,6 +282,13 @@ class CampaignConfig(_Model):
     @classmethod
     def _path_is_enough(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("store")
+    @classmethod
+    def _usable_location(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_location(value)
+        return value
 
     @field_validator("parameters")
     @classmethod

@@ -85,7 +85,7 @@ class Execution:
         self.tracker, self.display = tracker, display
         self.store = self.run.store()
         summary = self.store.summary()
-        self.journal = ProposalJournal(run.path / "pending.arrows")
+        self.journal = ProposalJournal(run.journal)
         self._interrupted = self._unfinished()
         last = max([summary.highest_id, *self._interrupted.id[-1:].tolist()])
         observation = problem.observation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Problem", "resolve"]
+__all__ = ["Problem", "resolve", "resolve_prior"]
 
 import hashlib
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ class Problem:
             "observation": None if self.observation is None else self.observation.x.tolist(),
             "temperature": config.temperature.model_dump(),
             "seed": config.seed,
+            "store": config.store,
         }
 
 
@@ -64,16 +65,20 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     if simulator.task is not None:
         if config.parameters or config.prior:
             raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
-        task = get_task(simulator.task)
         spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
-        prior, names = task.prior, tuple(task.parameters)
     else:
+<<<<<<< HEAD
         prior, names = _prior(config, folder)
         function = None if simulator.function is None else absolute_reference(simulator.function, folder)
         command = None if simulator.command is None else _command(simulator, simulator.command, names, folder)
         spec = SimulatorSpec(
             function=function, command=command, batched=simulator.batched, timeout=timeout, folder=home
         )
+=======
+        function = absolute_reference(simulator.function or "", folder)
+        spec = SimulatorSpec(function=function, batched=simulator.batched, timeout=timeout, folder=home)
+    prior, names = resolve_prior(config, folder)
+>>>>>>> wt-store
     observation = None if config.observation is None else read_observation(config.observation, folder)
     unknown = set(config.reference) - set(names)
     if unknown:
@@ -81,6 +86,7 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     return Problem(spec, prior, names, observation)
 
 
+<<<<<<< HEAD
 def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:
     name, template = simulator.input, None
     if name not in (None, "json", "csv"):
@@ -113,6 +119,17 @@ def _program(command: CommandSpec | None) -> dict[str, Any] | None:
 
 
 def _prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+=======
+def resolve_prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+    """`p(theta)` and the names of the parameters.
+
+    Raises:
+        ConfigError, PriorError, SimulatorError: With the remedy.
+    """
+    if config.simulator.task is not None:
+        task = get_task(config.simulator.task)
+        return task.prior, tuple(task.parameters)
+>>>>>>> wt-store
     if bool(config.parameters) == (config.prior is not None):
         raise ConfigError("give exactly one of `parameters` and `prior`")
     if config.parameters:

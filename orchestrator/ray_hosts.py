@@ -262,7 +262,7 @@ class RayHosts:
             memory=None if resources.memory is None else resources.memory * width,
             resources={name: amount * width for name, amount in resources.custom.items()} or None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(self._spec, width, resources.memory, resources.gpus)
+        ).remote(self._spec, width, resources.memory, resources.cpus, resources.gpus)
         return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=time.monotonic())
 
     def _nowhere(self) -> str:
