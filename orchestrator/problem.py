@@ -62,23 +62,17 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     if [simulator.function, simulator.task, simulator.command].count(None) != 2:
         raise ConfigError("simulator: give exactly one of `function`, `task` and `command`")
     timeout, home = simulator.timeout, str(folder.resolve())
+    if simulator.task is not None and (config.parameters or config.prior):
+        raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
+    prior, names = resolve_prior(config, folder)
     if simulator.task is not None:
-        if config.parameters or config.prior:
-            raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
         spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
     else:
-<<<<<<< HEAD
-        prior, names = _prior(config, folder)
         function = None if simulator.function is None else absolute_reference(simulator.function, folder)
         command = None if simulator.command is None else _command(simulator, simulator.command, names, folder)
         spec = SimulatorSpec(
             function=function, command=command, batched=simulator.batched, timeout=timeout, folder=home
         )
-=======
-        function = absolute_reference(simulator.function or "", folder)
-        spec = SimulatorSpec(function=function, batched=simulator.batched, timeout=timeout, folder=home)
-    prior, names = resolve_prior(config, folder)
->>>>>>> wt-store
     observation = None if config.observation is None else read_observation(config.observation, folder)
     unknown = set(config.reference) - set(names)
     if unknown:
@@ -86,7 +80,6 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     return Problem(spec, prior, names, observation)
 
 
-<<<<<<< HEAD
 def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:
     name, template = simulator.input, None
     if name not in (None, "json", "csv"):
@@ -118,8 +111,6 @@ def _program(command: CommandSpec | None) -> dict[str, Any] | None:
     }
 
 
-def _prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
-=======
 def resolve_prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
     """`p(theta)` and the names of the parameters.
 
@@ -129,7 +120,6 @@ def resolve_prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, t
     if config.simulator.task is not None:
         task = get_task(config.simulator.task)
         return task.prior, tuple(task.parameters)
->>>>>>> wt-store
     if bool(config.parameters) == (config.prior is not None):
         raise ConfigError("give exactly one of `parameters` and `prior`")
     if config.parameters:
