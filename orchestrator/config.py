@@ -53,13 +53,26 @@ class ResourcesConfig(_Model):
 
 
 class SimulatorConfig(_Model):
-    """The simulator: exactly one of `function` and `task`."""
+    """The simulator: exactly one of `function`, `task` and `command`."""
 
     function: str | None = None
     """`path/to/file.py:name` (relative to the configuration file) or `package.module:name`: a callable
     `theta (d,) -> x`, optionally taking `seed`."""
     task: str | None = None
     """Name of a built-in benchmark task, such as `two_moons`; it brings its own prior."""
+    command: list[str] | None = None
+    """An external program and its arguments, run without a shell. `{NAME}` stands for a parameter, `{seed}`, `{input}`,
+    `{output}`, `{workdir}` and `{folder}` for what the run has; see [external programs](external-programs.md)."""
+    input: str | None = None
+    """File that the program reads: `json`, `csv`, or a template of its own input file, relative to the configuration
+    file; none if the command line says all."""
+    output: str = "stdout"
+    """What the program writes: `stdout`, `json`, `csv`, `npy`, `hdf5`, or the name of its output file."""
+    fields: list[str] = []
+    """Keys, columns or datasets of the output that make up x, in this order; empty takes all."""
+    workdir: str | None = None
+    """Where each run of the program gets a fresh folder, and failed ones are kept; relative to the configuration file,
+    by default in the system's temporary folder."""
     batched: bool = False
     """Whether the callable takes `(n, d)` and returns `(n, ...)`."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -78,6 +91,27 @@ class SimulatorConfig(_Model):
         if value is not None and value not in task_names():
             raise ValueError(f"there is no task '{value}'; {nearest(value, task_names())}")
         return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _list_of_texts(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list such as [./solver, '{{input}}'], got {value!r}")
+        for item in value:
+            if not isinstance(item, str | int | float) or isinstance(item, bool):
+                raise ValueError(f"expected texts, got {item!r}; put quotes around '{{NAME}}'")
+        return [str(item) for item in value]
+
+    @model_validator(mode="after")
+    def _command_keys(self) -> SimulatorConfig:
+        files = (self.input, self.output, self.fields, self.workdir)
+        if self.command is None and files != (None, "stdout", [], None):
+            raise ValueError("`input`, `output`, `fields` and `workdir` are for a `command`, but there is none")
+        if self.command is not None and self.batched:
+            raise ValueError("a `command` simulates one parameter at a time; remove `batched`")
+        return self
 
 
 class ObservationConfig(_Model):

@@ -162,7 +162,6 @@ class Execution:
             self.loop.close()
         finally:
             self.trainer.stop()
-            self.place.release()
 
     def _continue_interrupted(self) -> None:
         """Submits what an earlier process had in flight; it is in the journal already."""

@@ -110,7 +110,7 @@ def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str,
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"simulator": {}}, ConfigError, "exactly one of `function` and `task`"),
+        ({"simulator": {}}, ConfigError, "exactly one of `function`, `task` and `command`"),
         ({"simulator": {"function": "math:sqrt"}}, ConfigError, "exactly one of `parameters` and `prior`"),
         ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:scalar"}, PriorError, "event_shape"),
         ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:text"}, PriorError, "Distribution"),
