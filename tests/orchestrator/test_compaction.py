@@ -124,26 +124,34 @@ def test_a_kill_at_any_step_loses_no_row_and_shows_none_twice(tmp_path: Path, wo
 
 def test_readers_see_every_row_once_while_another_process_writes_and_merges(tmp_path: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "from rows import finished\nfrom orchestrator.store import SimulationStore\n"
         "store = SimulationStore(sys.argv[1])\n"
-        "for i in range(150):\n"
+        "i = 0\n"
+        "while not os.path.exists(sys.argv[3]):\n"
         "    store.append(finished(range(4 * i, 4 * i + 4)))\n"
         "    if i % 3 == 0: store.compact()\n"
+        "    i += 1\n"
+        "print(i)\n"
     )
-    folder = tmp_path / "store"
-    writer = subprocess.Popen([sys.executable, "-c", script, str(folder), str(HERE)], cwd=HERE.parents[1])
+    folder, stop = tmp_path / "store", tmp_path / "stop"
+    command = [sys.executable, "-c", script, str(folder), str(HERE), str(stop)]
+    writer = subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True)
     store = SimulationStore(folder)
-    seen = reads = 0
-    while writer.poll() is None:
-        ids = store.read(["x"])["id"].to_numpy()
-        np.testing.assert_array_equal(ids, np.arange(len(ids)))
-        assert len(ids) >= seen
-        assert len(ids) % 4 == 0
-        seen, reads = len(ids), reads + 1
-    assert writer.returncode == 0
-    assert len(store) == 600
-    assert reads > 20
+    seen = changes = 0
+    try:
+        while changes < 60:
+            assert writer.poll() is None
+            ids = store.read(["x"])["id"].to_numpy()
+            np.testing.assert_array_equal(ids, np.arange(len(ids)))
+            assert len(ids) >= seen
+            assert len(ids) % 4 == 0
+            changes += len(ids) > seen
+            seen = len(ids)
+    finally:
+        stop.touch()
+        told, _ = writer.communicate()
+    assert len(store) == 4 * int(told)
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
