@@ -34,7 +34,7 @@ from .ray_hosts import RayHosts
 from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
 from .tracking import Tracker
-from .trainer import Trainer
+from .trainer import Snapshot, Trainer
 
 _METRIC_SECONDS = 2.0
 _REMEMBER_SECONDS = 10.0
@@ -102,6 +102,7 @@ class Execution:
                 config.learner,
                 config.seed,
                 problem.names,
+                run.checkpoint.read_bytes() if run.checkpoint.exists() else None,
             )
 
         simulator = config.simulator
@@ -121,6 +122,7 @@ class Execution:
             simulator.stop_wait,
             stopping,
             self._tick,
+            self._keep,
         )
         self.phase = "simulating"
         self._begin = time.monotonic()
@@ -162,6 +164,10 @@ class Execution:
             self.loop.close()
         finally:
             self.trainer.stop()
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Keeps what another trainer needs to go on from here."""
+        self.run.write_bytes(self.run.checkpoint.name, snapshot.checkpoint)
 
     def _continue_interrupted(self) -> None:
         """Submits what an earlier process had in flight; it is in the journal already."""

@@ -51,6 +51,7 @@ class SimulationLoop:
         stop_wait: Seconds that simulations in flight have to end when asked to stop.
         stopping: Set to end gracefully.
         on_tick: Called after every turn of the loop.
+        on_snapshot: Called with every new model.
 
     Attributes:
         tally: Rows by kind and status, those on their way to the store included.
@@ -71,10 +72,12 @@ class SimulationLoop:
         stop_wait: float,
         stopping: threading.Event,
         on_tick: Callable[[], None],
+        on_snapshot: Callable[[Snapshot], None],
     ) -> None:
         self.pool, self.store, self.journal, self.trainer, self.proposer = pool, store, journal, trainer, proposer
         self.config, self.dim_x, self.dim_observation = config, dim_x, dim_observation
         self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
+        self.on_snapshot = on_snapshot
         self.writer = StoreWriter(store)
         summary = store.summary()
         self.tally: Counter[tuple[ProposalKind, Status]] = Counter(summary.counts)
@@ -285,7 +288,7 @@ class SimulationLoop:
     def _train(self, initial: int, target: int) -> None:
         result = self.trainer.poll()
         if isinstance(result, Snapshot):
-            self.snapshot = result
+            self._learn(result)
             self._forget(self.trainable - result.rows)
             self._start_choice()
         if self.trainer.busy or self.trainable >= target or not self._learning:
@@ -302,6 +305,10 @@ class SimulationLoop:
         paced = allowance < 1 << 39
         if self._ready(initial, rows) and rows > trained and (held_back or (enough and not paced)):
             self.trainer.update(before, self.dim_x, alone=held_back)
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.on_snapshot(snapshot)
 
     def _ready(self, initial: int, rows: int) -> bool:
         """Whether `rows` are enough to train on for the first time."""
@@ -324,7 +331,7 @@ class SimulationLoop:
         while self.trainer.busy:
             result = self.trainer.poll(_POLL_SECONDS)
             if isinstance(result, Snapshot):
-                self.snapshot = result
+                self._learn(result)
             self._check_stop()
             self.on_tick()
 

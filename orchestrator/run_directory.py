@@ -34,6 +34,7 @@ class RunDirectory:
 
     simulations = property(lambda self: self.path / "simulations")
     posterior = property(lambda self: self.path / "posterior")
+    checkpoint = property(lambda self: self.path / "checkpoint.safetensors")
     figures = property(lambda self: self.path / "figures")
     report = property(lambda self: self.path / "report.html")
     metrics = property(lambda self: self.path / "metrics.jsonl")
@@ -106,8 +107,12 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Writes a small file whole or not at all."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """The same for bytes."""
         temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         os.replace(temporary, self.path / name)
 
     def store(self) -> SimulationStore:

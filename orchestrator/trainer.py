@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Snapshot", "Trained", "Trainer", "learner_options", "report_betas"]
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 import torch
 from torch.distributions import Distribution
 
+from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
 from learners.learner import Learner, LearnerOptions
 from learners.posterior import TemperedPosterior
@@ -21,6 +23,7 @@ from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
 from learners.tempered_density import TemperedDensity
 from learners.training import TrainOptions
+from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
@@ -38,12 +41,14 @@ class Snapshot:
         density: Where the tempered posteriors of interest lie.
         candidates: Draws from there, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
+        checkpoint: The learner's state, from which another trainer can continue.
     """
 
     rows: int
     density: TemperedDensity
     candidates: Candidates
     metrics: dict[str, float]
+    checkpoint: bytes
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Trainer:
     Arguments:
         prior, beta_range, x_o, seed, names: As for `Learner`.
         config: The learner's configuration.
+        checkpoint: State of an earlier trainer to continue from, or None.
     """
 
     def __init__(
@@ -108,12 +114,17 @@ class Trainer:
         config: LearnerConfig,
         seed: int,
         names: tuple[str, ...],
+        checkpoint: bytes | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._threads = max(1, int(config.cpus))
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
         self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        if checkpoint is not None:
+            # One that does not fit any more only costs time.
+            with contextlib.suppress(SavedModelError):
+                restore_learner(self.learner, checkpoint)
         self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._progress: tuple[str, float] = ("waiting", float("nan"))
 
@@ -152,7 +163,7 @@ class Trainer:
             "tempering_ess": ess,
             "tempering_acceptance": acceptance,
         }
-        return Snapshot(rows, density, candidates, metrics)
+        return Snapshot(rows, density, candidates, metrics, dump_learner(self.learner))
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
         """Trains to convergence, with all cores of the machine."""
