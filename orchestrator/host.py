@@ -6,7 +6,7 @@ all its slots at hand, so that a slot is idle for a fraction of a millisecond on
 
 from __future__ import annotations
 
-__all__ = ["Host", "Pulse"]
+__all__ = ["Host", "Order", "Pulse"]
 
 import os
 import queue
@@ -48,7 +48,16 @@ class Pulse:
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class Order:
+    """A task for a host.
+
+    Attributes:
+        number: Its number.
+        theta: `(n, d)`.
+        seeds: `(n,)`.
+        share: Slots that it occupies.
+    """
+
     number: int
     theta: Array
     seeds: Seeds
@@ -69,9 +78,9 @@ class Host:
 
     def __init__(self, spec: SimulatorSpec, slots: int, memory: int | None, cpus: float, gpus: float) -> None:
         self._spec, self._memory, self._slots = spec, memory, slots
-        self._waiting: deque[_Task] = deque()
+        self._waiting: deque[Order] = deque()
         self._free, self._changed = slots, threading.Condition()
-        self._running: dict[int, tuple[_Task, float]] = {}
+        self._running: dict[int, tuple[Order, float]] = {}
         self._ended: queue.SimpleQueue[tuple[int, Outcomes, float]] = queue.SimpleQueue()
         self._error = ""
         self._started = threading.Semaphore(0)
@@ -95,15 +104,22 @@ class Host:
             raise SimulatorError(self._error)
         return f"{socket.gethostname()}:{os.getpid()}"
 
-    def submit(self, number: int, theta: Array, seeds: Seeds, share: int) -> None:
-        """Accepts a task; it starts as soon as `share` slots are free, in the order of coming."""
+    def submit(self, orders: list[Order]) -> None:
+        """Accepts tasks; each starts as soon as its slots are free, in the order of coming."""
         with self._changed:
-            self._waiting.append(_Task(number, theta, seeds, min(share, self._slots)))
+            self._waiting.extend(orders)
             self._changed.notify_all()
 
+    def withdraw(self, count: int) -> list[int]:
+        """Gives back up to `count` tasks that have not started, the last ones; their numbers."""
+        with self._changed:
+            return [self._waiting.pop().number for _ in range(min(count, len(self._waiting)))]
+
     @ray.method(concurrency_group="collect")
-    def collect(self) -> Pulse:
-        """What has ended since the last call; waits for the first, but not for ever."""
+    def collect(self, orders: list[Order]) -> Pulse:
+        """Accepts tasks, then tells what has ended since the last call; waits for the first, but not for ever."""
+        if orders:
+            self.submit(orders)
         ended: list[tuple[int, Outcomes, float]] = []
         try:
             ended.append(self._ended.get(timeout=_PULSE_SECONDS))
@@ -137,7 +153,7 @@ class Host:
                 self._changed.notify_all()
             self._ended.put((task.number, outcomes, time.monotonic() - begin))
 
-    def _next(self) -> _Task:
+    def _next(self) -> Order:
         with self._changed:
             while not self._waiting or self._waiting[0].share > self._free:
                 self._changed.wait()

@@ -35,6 +35,7 @@ _CHEAP_START_SECONDS = 30.0
 _MAX_CHOSEN = 128
 #: Acquisition looks at no more pending points than this.
 _MAX_UNSEEN = 4096
+_MAX_UNWRITTEN = 200_000
 
 
 class Interrupted(TemperflowError):  # noqa: N818 (no error: the user's wish)
@@ -142,7 +143,7 @@ class SimulationLoop:
             late = deadline is not None and self.pool.executor.now() > deadline
             if (self.trainable >= target or late) and not in_flight:
                 break
-            if not late and self.writer.problem is None:
+            if not late and self._storing:
                 room = target - self.trainable - in_flight
                 self._top_up(min(room, self._allowance(initial, target) - in_flight))
             self._turn()
@@ -156,7 +157,7 @@ class SimulationLoop:
         self.journal.record(proposals)
         waiting = proposals
         while len(waiting) or self.pool.num_pending:
-            if self.writer.problem is None:
+            if self._storing:
                 n = self.pool.appetite
                 self.pool.submit(waiting.take(slice(0, n)))
                 waiting = waiting.take(slice(n, None))
@@ -241,6 +242,11 @@ class SimulationLoop:
         expected = f"but earlier simulations returned {self.dim_x}"
         reasons = {int(i): f"returned {int(lengths[i])} numbers, {expected}" for i in np.flatnonzero(wrong)}
         return replace(rows, outcomes=rows.outcomes.failing(wrong, Status.WRONG_SHAPE, reasons))
+
+    @property
+    def _storing(self) -> bool:
+        """Whether the store keeps up: what it cannot take must not pile up in memory."""
+        return self.writer.problem is None and self.writer.waiting < _MAX_UNWRITTEN
 
     @property
     def _choosing(self) -> bool:

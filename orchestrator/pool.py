@@ -19,7 +19,7 @@ from .proposal import Finished, Integers, Proposals
 
 #: Cheap simulations are grouped into tasks of about this length, so that the cost a task does not matter.
 _TASK_SECONDS = 0.5
-_MAX_BATCH = 1 << 17
+_MAX_BATCH = 1 << 16
 #: From one task to the next: what ran fast once may not always.
 _GROWTH = 32
 #: A task of parameters and results of about this size travels well.
@@ -94,12 +94,12 @@ class SimulationPool:
 
     @property
     def appetite(self) -> int:
-        """How many more proposals keep every slot busy and a task ahead for each."""
+        """How many more proposals are wanted: enough for what can start, and some in reserve, but not one by one."""
         size = self._batch_size()
         queued = self._num_fresh + sum(len(task.proposals) for task in self._again)
-        return max(
-            0, (self.executor.room(self._pace.seconds * size if size > 1 else self.mean_seconds)) * size - queued
-        )
+        wanted = self._room(size) * size
+        reserve = (self.slots // 2 + 1) * size
+        return max(0, wanted + reserve - queued) if queued < wanted + reserve / 2 else 0
 
     @property
     def mean_seconds(self) -> float | None:
@@ -142,16 +142,17 @@ class SimulationPool:
 
     def _start(self) -> None:
         size = self._batch_size()
-        room = self.executor.room(self._pace.seconds * size if self._pace.known else None)
+        room = self._room(size)
         while room > 0 and (self._again or self._fresh):
             task = self._again.popleft() if self._again else self._next(size)
             number = next(self._numbers)
             self._running[number] = task
             self._num_running += len(task.proposals)
             self.executor.start(number, task.proposals.theta, task.proposals.seed, task.share, task.alone)
-            room = (
-                self.executor.room(self._pace.seconds * size if self._pace.known else None) if task.alone else room - 1
-            )
+            room = self._room(size) if task.alone else room - 1
+
+    def _room(self, size: int) -> int:
+        return self.executor.room(self._pace.seconds * size if self._pace.known else None)
 
     def _next(self, size: int) -> _Task:
         """The next fresh proposals, `size` of them if there are as many."""

@@ -23,7 +23,7 @@ from simulators.simulator import Seeds, SimulatorSpec
 
 from .config import ResourcesConfig
 from .executor import Blame, Ended, Lost
-from .host import Host, Pulse
+from .host import Host, Order, Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ _PLACE_SECONDS = 30.0
 #: Hosts speak at least every five seconds.
 _SILENCE_SECONDS = 60.0
 _WARM_SECONDS = 120.0
-#: Longest delay of this program's loop against which tasks are kept at hand.
-_LATENCY_SECONDS = 0.5
+#: Delays of this program's loop against which tasks are kept at hand.
+_SHORTEST_DELAY, _LONGEST_DELAY = 0.02, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,35 @@ class _Host:
     worker: str = ""
     pulse: ray.ObjectRef[Any] | None = None
     heard: float = 0.0
-    #: Task to its share, in the order of coming.
-    tasks: dict[int, int] = field(default_factory=dict)
+    #: In the order of coming.
+    tasks: dict[int, Order] = field(default_factory=dict)
     alone: int | None = None
     load: int = 0
+    #: Tasks that it has not been told of yet.
+    outbox: list[Order] = field(default_factory=list)
+    withdrawing: ray.ObjectRef[Any] | None = None
+
+    def add(self, order: Order) -> None:
+        self.tasks[order.number] = order
+        self.load += order.share
+        self.outbox.append(order)
+
+    def remove(self, number: int) -> Order:
+        order = self.tasks.pop(number)
+        self.load -= order.share
+        if self.alone == number:
+            self.alone = None
+        return order
+
+    def speak(self) -> None:
+        """Sends what is in the outbox, and listens if nobody does."""
+        if self.starting is not None:
+            return
+        orders, self.outbox = self.outbox, []
+        if self.pulse is None:
+            self.pulse = self.actor.collect.remote(orders)
+        elif orders:
+            self.actor.submit.remote(orders)
 
 
 class RayHosts:
@@ -81,6 +106,8 @@ class RayHosts:
         self._hosts: list[_Host] = []
         self._scanned = -math.inf
         self._begin = time.monotonic()
+        self._delay = _SHORTEST_DELAY
+        self._left = time.monotonic()
 
     @property
     def slots(self) -> int:
@@ -96,10 +123,10 @@ class RayHosts:
 
     def room(self, seconds: float | None) -> int:
         """How many more tasks of about `seconds` keep all slots busy until the next call."""
-        # What waits at one host cannot go to another: not more than is needed, least of all where it takes long.
-        ahead = 0.0 if seconds is None else _LATENCY_SECONDS / max(seconds, 1e-3)
+        # What waits at a host is not needed elsewhere: no more than ends before this program looks again.
+        ahead = 0.0 if seconds is None else min(1.0, 2.0 * self._delay / max(seconds, 1e-3))
         return sum(
-            max(0, host.width + 1 + math.ceil(min(1.0, ahead) * host.width) - host.load)
+            max(0, host.width + 1 + math.ceil(ahead * host.width) - host.load)
             for host in self._ready()
             if host.alone is None
         )
@@ -123,17 +150,19 @@ class RayHosts:
         """Hands a task to the host that has most to spare."""
         candidates = [host for host in self._ready() if host.alone is None]
         assert candidates, "room() said that there is room"
-        host = max(candidates, key=lambda h: ((h.width - h.load) / h.width, -h.load))
+        host = self._most_room(candidates)
         if alone:
             host.alone, share = task, host.width
-        host.tasks[task] = min(share, host.width)
-        host.load += host.tasks[task]
-        host.actor.submit.remote(task, theta, seeds, share)
+        host.add(Order(task, theta, seeds, min(share, host.width)))
 
     def wait(self, timeout: float) -> list[Ended | Lost]:
         """What has come to an end, waiting up to `timeout` seconds for the first."""
+        busy = time.monotonic() - self._left
+        self._delay = min(_LONGEST_DELAY, max(_SHORTEST_DELAY, 0.9 * self._delay, busy))
         self._scan()
-        return self._poll(timeout)
+        found = self._poll(timeout)
+        self._left = time.monotonic()
+        return found
 
     def now(self) -> float:
         """Seconds of a clock that nobody sets back."""
@@ -149,7 +178,11 @@ class RayHosts:
         return [host for host in self._hosts if host.starting is None]
 
     def _poll(self, timeout: float) -> list[Ended | Lost]:
+        self._balance()
+        for host in self._hosts:
+            host.speak()
         waiting = {host.starting or host.pulse: host for host in self._hosts}
+        waiting |= {host.withdrawing: host for host in self._hosts if host.withdrawing is not None}
         if not waiting:
             time.sleep(timeout)
             return []
@@ -159,7 +192,8 @@ class RayHosts:
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         found: list[Ended | Lost] = []
         for ref in done:
-            found += self._hear(waiting[ref], ref)
+            if waiting[ref] in self._hosts:
+                found += self._hear(waiting[ref], ref)
         for host in [host for host in self._ready() if time.monotonic() - host.heard > _SILENCE_SECONDS]:
             found += self._give_up(host, f"its worker {host.worker} did not answer for {_SILENCE_SECONDS:g} s")
         return found
@@ -174,23 +208,41 @@ class RayHosts:
         except RayError as error:
             return self._give_up(host, _describe(error))
         host.heard = time.monotonic()
+        if ref is host.withdrawing:
+            host.withdrawing = None
+            self._hand_on(host, answer)
+            return []
         if host.starting is not None:
             host.starting, host.worker = None, answer
-            host.pulse = host.actor.collect.remote()
             return []
         assert isinstance(answer, Pulse)
         if answer.error:
             raise SimulatorError(answer.error)
         ended: list[Ended | Lost] = []
+        host.pulse = None
         for task, outcomes, seconds in answer.ended:
-            host.load -= host.tasks.pop(task)
-            if host.alone == task:
-                host.alone = None
+            host.remove(task)
             ended.append(Ended(task, outcomes, host.worker, seconds))
         if answer.overdue:
             return ended + self._give_up(host, f"its worker {host.worker} did not end it at its deadline")
-        host.pulse = host.actor.collect.remote()
         return ended
+
+    def _balance(self) -> None:
+        """Takes back what waits at one host while slots of another are idle."""
+        idle = sum(host.width - host.load for host in self._ready() if host.load < host.width and host.alone is None)
+        for host in self._ready():
+            excess = min(idle, host.load - host.width)
+            if excess > 0 and host.alone is None and host.withdrawing is None and host.pulse is not None:
+                host.withdrawing = host.actor.withdraw.remote(excess)
+                idle -= excess
+
+    def _hand_on(self, host: _Host, tasks: list[int]) -> None:
+        for task in tasks:
+            order = host.remove(task)
+            self._most_room([h for h in self._ready() if h.alone is None]).add(order)
+
+    def _most_room(self, hosts: list[_Host]) -> _Host:
+        return max(hosts, key=lambda h: ((h.width - h.load) / h.width, -h.load))
 
     def _give_up(self, host: _Host, reason: str) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order; what it had is lost."""
@@ -204,9 +256,10 @@ class RayHosts:
             logger.info("%d tasks start again elsewhere: %s", len(host.tasks), why)
         lost: list[Ended | Lost] = []
         free = host.width
-        for task, share in host.tasks.items():
-            started = share <= free
-            free -= share if started else free
+        unheard = {order.number for order in host.outbox}
+        for task, order in host.tasks.items():
+            started = order.share <= free and task not in unheard
+            free -= order.share if started else free
             suspect = Blame.PROVEN if host.alone == task else Blame.SUSPECT
             lost.append(Lost(task, started, suspect if started and not node_is_gone else Blame.NONE, why))
         return lost

@@ -131,7 +131,9 @@ class Outcomes(Sequence[Outcome]):
 
     def has(self, *statuses: Status) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which simulations ended in one of `statuses`, `(n,)`."""
-        return np.isin(self.status, [status.code for status in statuses])
+        wanted = np.zeros(len(STATUSES), dtype=bool)
+        wanted[[status.code for status in statuses]] = True
+        return wanted[self.status]
 
     def matrix(self, width: int) -> Array:
         """`x` `(n, width)`; rows of failures, and of results of another length, are NaN."""
