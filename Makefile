@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-store docs clean
+.PHONY: demo test setup bench-accuracy bench-pool bench-store docs clean
 
 setup: .venv/ready
 
@@ -34,6 +34,11 @@ bench-accuracy: setup
 # Two minutes; best on a machine that does nothing else.
 bench-store: setup
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+bench-pool: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.pool $(ARGS)
+	$(BIN)/python -m benchmarks.scaling
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

@@ -1,9 +1,9 @@
 """Planning beyond this machine: a recorded trace of durations through the real loop, with slots that only count.
 
 `python -m benchmarks.scaling` replays `benchmarks/trace.npy` (seconds of a stochastic epidemic, recorded with
-`--record`, scaled to a mean of 60 s) through `SimulationLoop`, `SimulationPool`, the journal and the store. Only the slots are
-simulated: the clock is the real one, plus the time that is skipped while the loop waits. So all that the loop itself
-costs on this machine counts; what a remote call costs is added for each task and each answer.
+`--record`, scaled to a mean of 60 s) through `SimulationLoop`, `SimulationPool`, the journal and the store. Only the
+slots are simulated: the clock is the real one, plus the time that is skipped while the loop waits. So all that the loop
+itself costs on this machine counts; what a remote call costs is added for each task and each answer.
 """
 
 from __future__ import annotations

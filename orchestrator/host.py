@@ -1,7 +1,7 @@
 """A host: one Ray actor that runs the simulations of several slots of its node, each in a process of its own.
 
-A Ray task or actor a slot would cost a Ray worker a slot (about 0.4 s and 70 MB each). A host keeps the next tasks of
-all its slots at hand, so that a slot is idle for a fraction of a millisecond only.
+A Ray task or actor a slot would cost a Ray worker a slot (about a third of a second each). A host keeps the next tasks
+of all its slots at hand, so that a slot is idle for a fraction of a millisecond only.
 """
 
 from __future__ import annotations
