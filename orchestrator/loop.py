@@ -86,6 +86,7 @@ class SimulationLoop:
         self._reasons: Counter[str] = Counter()
         self.snapshot: Snapshot | None = None
         self._closed = False
+        self._asked = 0
         self._unseen: list[Proposals] = []
         self._chosen = Proposals.none()
         self._choice: Future[Proposals] | None = None
@@ -295,7 +296,7 @@ class SimulationLoop:
         result = self.trainer.poll()
         if isinstance(result, Snapshot):
             self._learn(result)
-            self._forget(self.trainable - result.rows)
+            self._forget(self.trainable - self._asked)
             self._start_choice()
         if self.trainer.busy or self.trainable >= target or not self._learning:
             return
@@ -310,10 +311,12 @@ class SimulationLoop:
         enough = rows >= max(initial, trained + max(10, 0.1 * trained))
         paced = allowance < 1 << 39
         if self._ready(initial, rows) and rows > trained and (held_back or (enough and not paced)):
+            self._asked = rows
             self.trainer.update(before, self.dim_x, alone=held_back)
 
     def _learn(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+        # Our own count, from which the next steps are planned.
+        self.snapshot = replace(snapshot, rows=self._asked)
         self.on_snapshot(snapshot)
 
     def _ready(self, initial: int, rows: int) -> bool:

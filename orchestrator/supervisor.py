@@ -47,6 +47,7 @@ class TrainerSupervisor:
         self._sent = -np.inf
         self._known: Integers = np.zeros(0, dtype=np.int64)
         self._actor: Any = None
+        self._filled = False
         if at_once:
             self._refill()
 
@@ -117,13 +118,17 @@ class TrainerSupervisor:
 
     def _remote(self, method: str, *arguments: Any, dim_x: int | None = None) -> None:
         if self._actor is None:
-            self._refill()
+            self._refill(dim_x)
         self._send(dim_x)
         self._call = (getattr(self._actor, method).remote(*arguments), method, arguments, time.monotonic())
 
     def _send(self, dim_x: int | None) -> None:
         # Until the first success x has no length.
-        if not self._unsent or dim_x is None:
+        if dim_x is None:
+            return
+        if not self._filled:
+            self._fill(dim_x)
+        if not self._unsent:
             return
         rows = Finished.concatenate(self._unsent)
         self._unsent, self._sent = [], time.monotonic()
@@ -135,17 +140,24 @@ class TrainerSupervisor:
             proposals = rows.proposals
             self._actor.add.remote(proposals.id, proposals.theta, rows.outcomes.matrix(dim_x), proposals.log_density)
 
-    def _refill(self) -> None:
-        self._actor = self._start()
+    def _refill(self, dim_x: int | None = None) -> None:
+        """Starts a trainer and gives it what is in the store."""
+        self._actor, self._filled = self._start(), False
+        self._known = np.zeros(0, dtype=np.int64)
+        self._fill(dim_x)
+
+    def _fill(self, dim_x: int | None) -> None:
         table = self._store.read(["theta", "x", "proposal", "proposal_log_density"])
         theta, x = split_columns(table)
-        trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
-        ids = table["id"].to_numpy()[trains]
+        dim_x = x.shape[1] or dim_x
+        if not dim_x:
+            return  # Without a result yet x has no length: later.
         if not x.shape[1]:
-            return  # No result yet: the rows come again with the first one, or a later trainer reads them.
+            x = np.full((len(theta), dim_x), np.nan)
+        trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
         log_proposal = table["proposal_log_density"].to_numpy()[trains].astype(np.float64)
-        self._known = ids
-        self._actor.add.remote(ids, theta[trains], x[trains], log_proposal)
+        self._known, self._filled = table["id"].to_numpy()[trains], True
+        self._actor.add.remote(self._known, theta[trains], x[trains], log_proposal)
 
     def _restart(self, error: RayActorError) -> None:
         self._restarts += 1
