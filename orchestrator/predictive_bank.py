@@ -1,0 +1,144 @@
+r"""Pairs (theta, x) that were drawn once, reweighted to the posterior predictive at any temperature and observation.
+
+With `theta_i` drawn from a density `r` and `x_i` from `p(x | theta_i)`, the pairs with weights
+
+.. math:: w_i \propto q(\theta_i \mid x_o, \beta) / r(\theta_i)
+
+are draws of the posterior predictive at `(x_o, beta)`. Pairs drawn at m temperatures count as one sample of their
+mixture, `r = (1/m) sum_j q(theta | x_o, beta_j)` (Veach & Guibas 1995; Owen & Zhou 2000): at these temperatures no
+weight exceeds m times the mean, and between them weights stay moderate. How many draws the weights leave is the
+effective sample size `(sum w)^2 / sum w^2`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PredictiveBank", "PredictiveDraws", "load_bank"]
+
+import math
+import warnings
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from scipy.special import logsumexp
+
+from learners.posterior import TemperedPosterior
+from simulators.outcome import Array
+
+from .proposal import ProposalKind
+from .run_directory import RunDirectory
+from .store import split_columns
+
+#: Effective draws below which quantiles at 5 % and 95 % would be noise.
+ENOUGH = 100
+_MOST_SIMULATIONS = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveDraws:
+    """Weighted draws of a posterior predictive.
+
+    Attributes:
+        x: `(n, k)`.
+        order: Each column's rows in ascending order, `(n, k)`.
+        weights: `(n,)`, sum 1; all zero if none of the draws is possible.
+    """
+
+    x: Array
+    order: np.ndarray
+    weights: Array
+
+    @property
+    def effective(self) -> float:
+        """Effective sample size."""
+        squares = float(np.square(self.weights).sum())
+        return 1.0 / squares if squares > 0.0 else 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether quantiles can be read off these draws."""
+        return self.effective >= ENOUGH
+
+    def resampled(self) -> Array:
+        """As many draws of equal weight, `(n, k)`, by systematic resampling."""
+        n = len(self.weights)
+        rows = np.searchsorted(np.cumsum(self.weights), (np.arange(n) + 0.5) / n)
+        return self.x[np.minimum(rows, n - 1)]
+
+    def cdf(self, x: Array) -> Array:
+        """Weight below each of `x` `(m, k)`, ties by half, `(m, k)`."""
+        found = np.empty(x.shape)
+        for j in range(x.shape[1]):
+            rows = self.order[:, j]
+            values, total = self.x[rows, j], np.concatenate([[0.0], np.cumsum(self.weights[rows])])
+            below, upto = (np.searchsorted(values, x[:, j], side) for side in ("left", "right"))
+            found[:, j] = (total[below] + total[upto]) / 2
+        return found
+
+    def quantiles(self, levels: Array) -> Array:
+        """Of each component, `(len(levels), k)`."""
+        sorted_weights = self.weights[self.order]
+        middle = np.cumsum(sorted_weights, axis=0) - sorted_weights / 2
+        found = np.empty((len(levels), self.x.shape[1]))
+        for j in range(self.x.shape[1]):
+            found[:, j] = np.interp(levels, middle[:, j], self.x[self.order[:, j], j])
+        return found
+
+
+class PredictiveBank:
+    """See the module.
+
+    Arguments:
+        theta: `(n, d)`.
+        x: `(n, k)`; rows with NaN are left out.
+        log_density: `log r(theta)`, `(n,)`.
+        origin: Where x came from, in words.
+    """
+
+    def __init__(self, theta: Array, x: Array, log_density: Array, origin: str) -> None:
+        kept = np.isfinite(x).all(axis=1) & np.isfinite(log_density)
+        self.theta, self.x, self.log_density, self.origin = theta[kept], x[kept], log_density[kept], origin
+        self._order = np.argsort(self.x, axis=0, kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def at(self, posterior: TemperedPosterior, beta: float, x_o: Array | None = None) -> PredictiveDraws:
+        """The predictive at `beta`, given `x_o` `(k,)` or the posterior's own observation.
+
+        Raises:
+            TemperatureError, ObservationError: As `TemperedPosterior.log_prob`.
+        """
+        log_weight = _log_q(posterior, self.theta, beta, x_o) - self.log_density
+        top = float(log_weight.max(initial=-math.inf))
+        weights = np.exp(log_weight - top) if math.isfinite(top) else np.zeros(len(self))
+        return PredictiveDraws(self.x, self._order, weights / max(float(weights.sum()), 1.0))
+
+
+def load_bank(run: RunDirectory, posterior: TemperedPosterior) -> PredictiveBank | None:
+    """A campaign's bank: the surrogate's draws at the observation, else its own simulations of the prior; or None."""
+    path = run.path / "predictive.npz"
+    if posterior.default_x is not None and path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                betas, theta, x = arrays["beta"], arrays["theta"].astype(np.float64), arrays["x"]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+            return None
+        theta, x = theta.reshape(-1, theta.shape[-1]), x.reshape(-1, x.shape[-1])
+        each = [_log_q(posterior, theta, float(beta), None) for beta in betas]
+        return PredictiveBank(theta, x, logsumexp(each, axis=0) - math.log(len(betas)), "the surrogate")
+    table = run.store().read(["theta", "x", "status", "proposal", "proposal_log_density"])
+    prior = pc.and_(pc.equal(table["proposal"], str(ProposalKind.PRIOR)), pc.equal(table["status"], "ok"))
+    table = table.filter(prior).slice(0, _MOST_SIMULATIONS)
+    if not len(table):
+        return None
+    theta, x = split_columns(table)
+    return PredictiveBank(theta, x, table["proposal_log_density"].to_numpy(), "simulations of the prior")
+
+
+def _log_q(posterior: TemperedPosterior, theta: Array, beta: float, x_o: Array | None) -> Array:
+    with warnings.catch_warnings():
+        # That x is far from all simulations is said elsewhere.
+        warnings.simplefilter("ignore")
+        return posterior.log_prob(theta, x=x_o, beta=beta).double().numpy()
