@@ -11,7 +11,7 @@ of a normal) and q is 1 or 2. Contours enclose the highest-density regions of 50
 
 from __future__ import annotations
 
-__all__ = ["corner", "density", "hpd_levels"]
+__all__ = ["MASSES", "MOST_PARAMETERS", "corner", "density", "hpd_levels", "pair_density"]
 
 from collections.abc import Mapping, Sequence
 
@@ -75,6 +75,19 @@ def density(values: Array, bins: int = 160) -> tuple[Array, Array]:
     return (edges[1:] + edges[:-1]) / 2, smooth / (smooth.sum() * (edges[1] - edges[0]))
 
 
+def pair_density(x: Array, y: Array, bins: int = 72) -> tuple[Array, Array, Array]:
+    """Kernel estimate of the density of pairs `(x, y)` `(n,)`, up to a factor: grids `(bins,)`, values `(bins, bins)`.
+
+    Rows of the estimate belong to `y`.
+    """
+    span = [limits(x, pad=0.2), limits(y, pad=0.2)]
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins, span)
+    steps = (x_edges[1] - x_edges[0], y_edges[1] - y_edges[0])
+    sigma = [_bandwidth(v, 2) / step for v, step in zip((x, y), steps, strict=True)]
+    mass = gaussian_filter(counts, sigma, mode="constant").T
+    return (x_edges[1:] + x_edges[:-1]) / 2, (y_edges[1:] + y_edges[:-1]) / 2, mass
+
+
 def hpd_levels(mass: Array, shares: Sequence[float]) -> list[float]:
     """The levels above which cells of `mass` (any shape) hold each of `shares` of the total."""
     ordered = np.sort(mass, axis=None)[::-1]
@@ -106,17 +119,12 @@ def _marginal(axes: Axes, values: Array, color: str) -> None:
     axes.fill_between(grid, height / height.max(), color=color, alpha=0.08, linewidth=0)
 
 
-def _pair(axes: Axes, x: Array, y: Array, color: str, bins: int = 72) -> None:
+def _pair(axes: Axes, x: Array, y: Array, color: str) -> None:
     if x.size < _MIN_DRAWS or _is_constant(x) or _is_constant(y):
         axes.plot(x[:500], y[:500], ".", color=color, markersize=2.5)
         return
-    span = [limits(x, pad=0.2), limits(y, pad=0.2)]
-    counts, x_edges, y_edges = np.histogram2d(x, y, bins, span)
-    steps = (x_edges[1] - x_edges[0], y_edges[1] - y_edges[0])
-    sigma = [_bandwidth(v, 2) / step for v, step in zip((x, y), steps, strict=True)]
-    mass = gaussian_filter(counts, sigma, mode="constant").T
+    x_mid, y_mid, mass = pair_density(x, y)
     outer, inner = hpd_levels(mass, MASSES)
-    x_mid, y_mid = (x_edges[1:] + x_edges[:-1]) / 2, (y_edges[1:] + y_edges[:-1]) / 2
     if outer < inner < mass.max():
         axes.contourf(x_mid, y_mid, mass, [inner, mass.max()], colors=[to_rgba(color, 0.22)])
         axes.contour(x_mid, y_mid, mass, [outer, inner], colors=[color], linewidths=[1.3, 0.7])
