@@ -17,6 +17,7 @@ __all__ = ["PredictiveBank", "PredictiveDraws", "load_bank"]
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,7 @@ class PredictiveDraws:
             found[:, j] = (total[below] + total[upto]) / 2
         return found
 
-    def quantiles(self, levels: Array) -> Array:
+    def quantiles(self, levels: Sequence[float]) -> Array:
         """Of each component, `(len(levels), k)`."""
         sorted_weights = self.weights[self.order]
         middle = np.cumsum(sorted_weights, axis=0) - sorted_weights / 2

@@ -37,7 +37,7 @@ from .figures import (
     temperature_widths,
     utilization,
 )
-from .observation import Observation
+from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
 from .recommendation import Recommendation, recommend
 from .report import (
@@ -98,7 +98,7 @@ def make_report(run: RunDirectory) -> list[Path]:
     data = _spent(run, records)
     if run.posterior.exists():
         with bounded_threads(1):
-            data = _answered(data, run, TemperedPosterior.load(run.path), _observation(records))
+            data = _answered(data, run, TemperedPosterior.load(run.path), recorded_observation(records))
     pictures = write_report(data, run.report)
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{figure.name}.png" for figure in data.figures]
@@ -119,7 +119,7 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
     times = timeline(table["started"].cast(pa.int64()).to_numpy() / 1e6, seconds, _codes(table["worker"]))
     return ReportData(
         name=config["name"],
-        question=_question(config, _observation(records)),
+        question=_question(config, recorded_observation(records)),
         parameters=names,
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         budget=_budget(config["budget"]),
@@ -278,14 +278,6 @@ def _few(betas: list[float]) -> list[float]:
     """The lowest, the highest and the one nearest to 1: more contours on top of each other cannot be read."""
     middle = min(betas, key=lambda b: abs(np.log(b)))
     return sorted({betas[0], middle, betas[-1]})
-
-
-def _observation(records: dict[str, Any]) -> Observation | None:
-    stored = records.get("observation")
-    if stored is None:
-        return None
-    index = None if stored["index"] is None else np.array(stored["index"])
-    return Observation(np.array(stored["x"]), tuple(stored["series"]), index, stored["index_name"])
 
 
 def _question(config: dict[str, Any], observation: Observation | None) -> str:
