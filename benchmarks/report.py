@@ -1,9 +1,9 @@
 """The report of a million simulations: seconds to write it, and the size of the file.
 
-Run as `python -m benchmarks.report [--rows N]` (`make bench-report`). A run directory is made up: a store of N rows of the
-store's own schema, 8 parameters and 42 results, log-normal durations on 64 workers, one row in a hundred failed; its
-posterior is trained on a thousand of them, so that the report has all of its parts. Only `temperflow report` is timed, as a
-process of its own (with the start of Python) and inside this one.
+Run as `python -m benchmarks.report [--rows N]` (`make bench-report`). A run directory is made up: a store of N rows of
+the store's own schema, 8 parameters and 42 results, log-normal durations on 64 workers, one row in a hundred failed.
+Its posterior is trained on a thousand more, so that the report has all of its parts. Only `temperflow report` is timed,
+as a process of its own (with the start of Python) and inside this one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from learners import TemperedPosterior
 from learners.distillation import DistillationOptions
 from learners.learner import LearnerOptions
 from learners.surrogate import SurrogateOptions
-from learners.training import TrainOptions
+from learners.training import TrainOptions, bounded_threads
 from orchestrator.checking import check
 from orchestrator.config import validate_config
 from orchestrator.reporting import make_report
@@ -104,6 +104,7 @@ def make_run(folder: Path, rows: int) -> RunDirectory:
         surrogate=SurrogateOptions(members=("linear",), hidden=(24,), training=quick),
         bank=16,
         distillation=DistillationOptions(pairs=5000, training=quick),
+        threads=1,
     )
     posterior = TemperedPosterior.fit(theta, x, prior, options=options)
     posterior.names = tuple(names)
@@ -121,7 +122,8 @@ def make_run(folder: Path, rows: int) -> RunDirectory:
         started=1.7e9,
         finished=1.7e9 + 1e5,
     )
-    check(run, posterior, 100, 0)
+    with bounded_threads(1):
+        check(run, posterior, 100, 0)
     return run
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bokeh.models import ColumnDataSource, DataTable, NumberEditor, ScientificFormatter, StringFormatter, TableColumn
+from bokeh.models import (
+    ColumnDataSource,
+    CustomJS,
+    DataTable,
+    NumberEditor,
+    ScientificFormatter,
+    StringFormatter,
+    TableColumn,
+)
 
 from simulators.errors import ObservationError
 from simulators.outcome import Array
@@ -47,7 +55,7 @@ class ObservationTable:
         columns = [TableColumn(field=_LABEL, title=short(label, 24), formatter=StringFormatter(), width=90)]
         numbers = ScientificFormatter(precision=4, power_limit_high=6, power_limit_low=-4)
         columns += [
-            TableColumn(field=str(i), title=short(name, 24), formatter=numbers, editor=NumberEditor(), width=110)
+            TableColumn(field=str(i), title=short(name, 24), formatter=numbers, editor=NumberEditor(), width=180)
             for i, name in enumerate(names)
         ]
         self.widget = DataTable(
@@ -67,6 +75,8 @@ class ObservationTable:
             stylesheets=[WIDGETS],
         )
         self._source.on_change("data", lambda _attr, _old, _new: on_edit())
+        # Bokeh draws a table anew when its rows become others, but not when only their numbers do.
+        self._source.js_on_change("data", CustomJS(args={"table": self.widget}, code="table.change.emit()"))
 
     def show(self, x: Array) -> None:
         """Fills in the numbers `(k,)`."""
@@ -87,7 +97,8 @@ class ObservationTable:
         return dataclasses.replace(self._first, x=x)
 
     def _columns(self, x: Array) -> dict[str, object]:
-        parts = np.split(np.asarray(x, dtype=np.float64), self._count)
+        # Copies: an edit is written into the column itself.
+        parts = np.split(np.array(x, dtype=np.float64), self._count)
         return {_LABEL: self._labels, **{str(i): part for i, part in enumerate(parts)}}
 
 

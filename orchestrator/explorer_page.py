@@ -113,7 +113,7 @@ class ExplorerPage:
         self.message.visible = False
         self.bands: BandPicture | None = None
         self.band_column = Column(sizing_mode="stretch_width", name="bands")
-        self.table = ObservationTable(self.observation, lambda: self._guarded(self._edited))
+        self.table = ObservationTable(self.observation, self._edited)
         self.upload = ColumnDataSource({"name": [], "content": []}, name="upload")
         self.reset = _button("reset", "Back to the first", 150)
         self.count = Spinner(low=1, high=_MOST_DOWNLOADED, value=1000, step=1000, title="Draws", width=120)
@@ -178,6 +178,10 @@ class ExplorerPage:
         self._draw_soon(beta)
 
     def _edited(self) -> None:
+        # Not at once: the table is still being written to.
+        self.document.add_next_tick_callback(lambda: self._guarded(self._read_table))
+
+    def _read_table(self) -> None:
         observation = self.table.read()
         if not np.array_equal(observation.x, self.observation.x):
             self._observe(observation)

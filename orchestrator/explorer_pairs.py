@@ -19,6 +19,7 @@ from .explorer_style import NEUTRAL, empty_figure, recolor, short
 from .figure_style import finite_rows, limits
 
 _GAP = 0.14
+_BINS = 48
 #: Share of the widest posterior that may lie beyond either end of an axis, lest the narrow ones become dots.
 _TAIL = 0.06
 
@@ -34,7 +35,9 @@ class PairPicture:
         self.names = names[:MOST_PARAMETERS]
         self._ranges: list[tuple[float, float]] = [(0.0, 1.0)] * len(self.names)
         side = len(self.names) * (1.0 + _GAP) - _GAP
-        self.figure = empty_figure(x_range=(-0.02, side + 0.02), y_range=(-0.02, side + 0.02), aspect_ratio=1.0, min_width=68 * len(self.names))
+        self.figure = empty_figure(
+            x_range=(-0.02, side + 0.02), y_range=(-0.02, side + 0.02), aspect_ratio=1.0, min_width=68 * len(self.names)
+        )
         self.figure.grid.visible = False
         self._ticks = [self.figure.xaxis[0], self.figure.yaxis[0]]
         for axis in self._ticks:
@@ -112,7 +115,7 @@ class PairPicture:
         if len(x) < 2 or np.ptp(x) <= 0.0 or np.ptp(y) <= 0.0:
             return [], []
         (x_low, x_high), (y_low, y_high) = self._ranges[column], self._ranges[row]
-        x_grid, y_grid, mass = pair_density(x, y)
+        x_grid, y_grid, mass = pair_density(x, y, _BINS)
         levels = hpd_levels(mass, MASSES)
         columns, rows = (x_grid >= x_low) & (x_grid <= x_high), (y_grid >= y_low) & (y_grid <= y_high)
         if columns.sum() < 2 or rows.sum() < 2:

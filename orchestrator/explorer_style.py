@@ -53,7 +53,6 @@ WIDGETS = """:host { color: var(--ink); font-family: inherit; font-size: 15px; }
 .slick-row, .slick-cell, .slick-viewport { background: var(--card) !important; color: var(--ink); }
 .slick-cell { border-color: var(--line) !important; }
 .slick-cell.active { outline: 2px solid var(--accent); }
-.slick-cell input { background: var(--field); color: var(--ink); }
 """
 
 #: For texts and tables that the server writes.

@@ -18,7 +18,6 @@ import math
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
@@ -36,25 +35,19 @@ ENOUGH = 100
 _MOST_SIMULATIONS = 20_000
 
 
-@dataclass(frozen=True, eq=False)
 class PredictiveDraws:
     """Weighted draws of a posterior predictive.
 
-    Attributes:
-        x: `(n, k)`.
-        order: Each column's rows in ascending order, `(n, k)`.
-        weights: `(n,)`, sum 1; all zero if none of the draws is possible.
+    Arguments:
+        bank: Whose pairs they are.
+        weights: `(n,)`, sum 1; all zero if none of the pairs is possible.
     """
 
-    x: Array
-    order: np.ndarray
-    weights: Array
-
-    @property
-    def effective(self) -> float:
-        """Effective sample size."""
-        squares = float(np.square(self.weights).sum())
-        return 1.0 / squares if squares > 0.0 else 0.0
+    def __init__(self, bank: PredictiveBank, weights: Array) -> None:
+        self.x, self.weights, self._bank = bank.x, weights, bank
+        squares = float(np.square(weights).sum())
+        #: Effective sample size.
+        self.effective = 1.0 / squares if squares > 0.0 else 0.0
 
     @property
     def enough(self) -> bool:
@@ -68,23 +61,24 @@ class PredictiveDraws:
         return self.x[np.minimum(rows, n - 1)]
 
     def cdf(self, x: Array) -> Array:
-        """Weight below each of `x` `(m, k)`, ties by half, `(m, k)`."""
-        found = np.empty(x.shape)
-        for j in range(x.shape[1]):
-            rows = self.order[:, j]
-            values, total = self.x[rows, j], np.concatenate([[0.0], np.cumsum(self.weights[rows])])
-            below, upto = (np.searchsorted(values, x[:, j], side) for side in ("left", "right"))
-            found[:, j] = (total[below] + total[upto]) / 2
-        return found
+        """Weight below each component of `x` `(k,)`, ties by half, `(k,)`."""
+        below, upto = (self.x < x).T @ self.weights, (self.x <= x).T @ self.weights
+        return (below + upto) / 2
+
+    def own_cdf(self) -> Array:
+        """The same for each draw, `(n, k)`."""
+        total = np.cumsum(self.weights[self._bank.order], axis=0)
+        total = np.concatenate([np.zeros((1, total.shape[1])), total])
+        below, upto = (np.take_along_axis(total, rank, axis=0) for rank in self._bank.ranks)
+        return (below + upto) / 2
 
     def quantiles(self, levels: Sequence[float]) -> Array:
         """Of each component, `(len(levels), k)`."""
-        sorted_weights = self.weights[self.order]
+        order = self._bank.order
+        sorted_weights = self.weights[order]
         middle = np.cumsum(sorted_weights, axis=0) - sorted_weights / 2
-        found = np.empty((len(levels), self.x.shape[1]))
-        for j in range(self.x.shape[1]):
-            found[:, j] = np.interp(levels, middle[:, j], self.x[self.order[:, j], j])
-        return found
+        columns = [np.interp(levels, middle[:, j], self.x[order[:, j], j]) for j in range(self.x.shape[1])]
+        return np.stack(columns, axis=1)
 
 
 class PredictiveBank:
@@ -100,7 +94,14 @@ class PredictiveBank:
     def __init__(self, theta: Array, x: Array, log_density: Array, origin: str) -> None:
         kept = np.isfinite(x).all(axis=1) & np.isfinite(log_density)
         self.theta, self.x, self.log_density, self.origin = theta[kept], x[kept], log_density[kept], origin
-        self._order = np.argsort(self.x, axis=0, kind="stable")
+        #: Each column's rows in ascending order, and how many rows lie below, and not above, each; `(n, k)`.
+        self.order = np.argsort(self.x, axis=0, kind="stable")
+        self.ranks = tuple(
+            np.stack(
+                [np.searchsorted(v[rows], v, side) for v, rows in zip(self.x.T, self.order.T, strict=True)], axis=1
+            )
+            for side in ("left", "right")
+        )
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -114,7 +115,7 @@ class PredictiveBank:
         log_weight = _log_q(posterior, self.theta, beta, x_o) - self.log_density
         top = float(log_weight.max(initial=-math.inf))
         weights = np.exp(log_weight - top) if math.isfinite(top) else np.zeros(len(self))
-        return PredictiveDraws(self.x, self._order, weights / max(float(weights.sum()), 1.0))
+        return PredictiveDraws(self, weights / max(float(weights.sum()), 1.0))
 
 
 def load_bank(run: RunDirectory, posterior: TemperedPosterior) -> PredictiveBank | None:

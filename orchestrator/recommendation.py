@@ -84,13 +84,12 @@ def recommend(posterior: TemperedPosterior, bank: PredictiveBank, x_o: Array) ->
 def p_value(draws: PredictiveDraws, x_o: Array) -> float:
     """`P{T(x) >= T(x_o)}` under the draws, the observation counted as one of them (hence never 0)."""
     n = draws.effective
-    observed = _mean_square_score(draws, x_o[None])[0]
-    share = float(draws.weights[_mean_square_score(draws, draws.x) >= observed].sum())
+    observed = _mean_square_score(draws.cdf(x_o), n)
+    share = float(draws.weights[_mean_square_score(draws.own_cdf(), n) >= observed].sum())
     return (n * share + 1.0) / (n + 1.0)
 
 
-def _mean_square_score(draws: PredictiveDraws, x: Array) -> Array:
-    """`T` of each row of `x` `(m, k)`, `(m,)`; ranks beyond all draws count as the outermost that n draws can show."""
-    edge = 0.5 / draws.effective
-    scores: Array = ndtri(np.clip(draws.cdf(x), edge, 1.0 - edge))
-    return np.square(scores).mean(axis=1)
+def _mean_square_score(cdf: Array, n: float) -> Array:
+    """`T` of `F_j(x_j)` `(*, k)`, `(*,)`; values beyond all draws count as the outermost that n draws can show."""
+    edge = 0.5 / n
+    return np.square(ndtri(np.clip(cdf, edge, 1.0 - edge))).mean(axis=-1)
