@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy docs clean
+.PHONY: demo test setup bench-accuracy bench-report bench-explore docs clean
 
 setup: .venv/ready
 
@@ -30,6 +30,14 @@ test: setup
 bench-accuracy: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# A minute: the report of a million simulations.
+bench-report: setup
+	$(BIN)/python -m benchmarks.report $(ARGS)
+
+# A minute, with Chromium: moves of the explorer's slider.
+bench-explore: setup
+	$(BIN)/python -m benchmarks.explore $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

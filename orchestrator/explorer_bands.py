@@ -47,7 +47,8 @@ class BandPicture:
             self.figures.append(self._row(series, span, last=i == len(self._series) - 1))
         if not self._series:
             x = observation.x
-            self._views = [view(x[[j]], [band[:, [j]] for band in bands], False) for j in range(len(x))]
+            ends = np.array([x, *(band[k] for band in bands for k in (0, -1))])
+            self._views = [_padded(column, 0.06) for column in ends.T]
             self.figures.append(self._components(component_names(observation), x))
 
     def update(self, quantiles: Array | None, color: str) -> None:
@@ -71,7 +72,7 @@ class BandPicture:
             height=250 if last else 215,
             y_axis_type="log" if span_is_wide(series.x) else "linear",
             y_range=span,
-            x_range=_padded(series.index),
+            x_range=_padded(series.index, 0.02),
             y_axis_label=short(series.name, 24),
             x_axis_label=short(series.index_name, 24) if last else None,
         )
@@ -126,7 +127,7 @@ def _columns(at: Array, quantiles: Array) -> Mapping[str, Array]:
     return {"at": at, **dict(zip(_KEYS, quantiles, strict=True))}
 
 
-def _padded(index: Array) -> tuple[float, float]:
-    low, high = float(index.min()), float(index.max())
-    margin = 0.02 * (high - low) or 0.5
+def _padded(values: Array, share: float) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    margin = share * (high - low) or abs(low) / 2 or 0.5
     return low - margin, high + margin

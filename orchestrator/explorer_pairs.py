@@ -52,6 +52,7 @@ class PairPicture:
         self.figure.line(
             "x", "y", source=self._reference, line_color=NEUTRAL, line_width=1.2, line_dash=[4, 3], line_alpha=0.9
         )
+        self._outer.name = "outlines"
         self._colored: list[GlyphRenderer] = [
             self.figure.patch("x", "y", source=self._fill, fill_alpha=0.25, line_color=None),
             self.figure.line("x", "y", source=self._inner, line_width=0.8),

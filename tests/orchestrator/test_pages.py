@@ -22,7 +22,9 @@ from selenium.webdriver.common.keys import Keys
 from benchmarks.report import make_run
 from learners import TemperedPosterior
 from orchestrator.explorer import load_explored
+from orchestrator.explorer_bands import BandPicture
 from orchestrator.explorer_page import ExplorerPage, page_variables
+from orchestrator.observation import Observation
 from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
 
@@ -270,6 +272,45 @@ def test_a_posterior_alone_is_explored_without_bands(run: Path) -> None:
     assert variables["checks"] == []
     assert "Bands need predictive draws" in page.facts.text
     assert "p7" in page.summary.text
+
+
+def test_an_amortized_campaign_starts_at_the_centre_of_its_simulations(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for name, entry in (("campaign.json", "observation"), ("posterior/posterior.json", "default_x")):
+        path = tmp_path / "run" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), entry: None}))
+    explored = load_explored(str(tmp_path / "run"))
+    assert not explored.observed
+    assert explored.recommendation is None
+    assert explored.bank is not None
+    assert explored.bank.origin == "simulations of the prior"
+    page = ExplorerPage(explored)
+    page.attach(Document(), page_variables(explored))
+    assert "Shown is the centre of the simulated data" in page.facts.text
+    # Hundreds of prior draws cannot stand for a posterior that 42 numbers have narrowed, and the page says so.
+    assert "too few for bands" in page.facts.text
+    assert make_report(RunDirectory(tmp_path / "run"))
+    assert "No temperature is recommended" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "observation", [Observation(np.array([1.0, -2.0, 30.0])), Observation(np.zeros(2), ("a", "b"))]
+)
+def test_few_numbers_are_intervals_on_scales_of_their_own(observation: Observation) -> None:
+    k = observation.x.size
+    quantiles = observation.x + np.array([-2.0, -1.0, 0.1, 1.0, 2.0])[:, None] * np.arange(1, k + 1)
+    picture = BandPicture(observation, quantiles)
+    [figure] = picture.figures
+    assert [label.split("\n")[0] for label in figure.yaxis.major_label_overrides.values()] == (
+        list(observation.series) or ["x[0]", "x[1]", "x[2]"]
+    )
+    picture.update(quantiles, "#ff0000")
+    shown = {key: np.array(values) for key, values in figure.renderers[1].data_source.data.items()}
+    for low, high in (("q05", "q25"), ("q25", "q50"), ("q50", "q75"), ("q75", "q95")):
+        assert (shown[low] < shown[high]).all()
+    assert ((shown["q05"] >= 0) & (shown["q95"] <= 1)).all()
+    picture.update(None, "#ff0000")
+    assert len(figure.renderers[1].data_source.data["q50"]) == 0
 
 
 def deviation(window: Browser) -> float:
