@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from simulators.outcome import Array
 
-from .corner import MASSES, MOST_PARAMETERS, density, hpd_levels, pair_density
+from .corner import MASSES, MOST_PARAMETERS, Binned, binned, density, hpd_levels, pair_density
 from .explorer_style import NEUTRAL, empty_figure, recolor, short
 from .figure_style import finite_rows, limits
 
@@ -67,7 +67,7 @@ class PairPicture:
             self._ranges[j] = (min(a, c), max(b, d))
         labels: tuple[dict[float, str], dict[float, str]] = ({}, {})
         for j, (low, high) in enumerate(self._ranges):
-            ticks = np.asarray(MaxNLocator(3, prune="both").tick_values(low, high))
+            ticks = np.asarray(MaxNLocator(3 if len(self.names) > 3 else 6, prune="both").tick_values(low, high))
             for value in ticks[(ticks > low) & (ticks < high)].tolist():
                 place = (value - low) / (high - low)
                 labels[0][_origin(j) + place] = f"{value:g}"
@@ -90,9 +90,10 @@ class PairPicture:
         fills: list[Array] = []
         outer: list[Array] = []
         inner: list[Array] = []
+        columns = [binned(v, _BINS) if len(v) > 1 and np.ptp(v) > 0.0 else None for v in rows.T[: len(self.names)]]
         for row in range(len(self.names)):
             for column in range(row):
-                lines = self._pair(rows[:, column], rows[:, row], row, column)
+                lines = self._pair(columns[column], columns[row], row, column)
                 outer += lines[0]
                 inner += lines[1]
             curve = self._marginal(rows[:, row], row)
@@ -112,18 +113,18 @@ class PairPicture:
         x = _origin(j) + (grid[seen] - low) / (high - low)
         return np.column_stack([x, _floor(j, len(self.names)) + 0.92 * height[seen] / height.max()])
 
-    def _pair(self, x: Array, y: Array, row: int, column: int) -> tuple[list[Array], list[Array]]:
-        if len(x) < 2 or np.ptp(x) <= 0.0 or np.ptp(y) <= 0.0:
+    def _pair(self, x: Binned | None, y: Binned | None, row: int, column: int) -> tuple[list[Array], list[Array]]:
+        if x is None or y is None:
             return [], []
         (x_low, x_high), (y_low, y_high) = self._ranges[column], self._ranges[row]
-        x_grid, y_grid, mass = pair_density(x, y, _BINS)
+        mass = pair_density(x, y)
         levels = hpd_levels(mass, MASSES)
-        columns, rows = (x_grid >= x_low) & (x_grid <= x_high), (y_grid >= y_low) & (y_grid <= y_high)
+        columns, rows = (x.grid >= x_low) & (x.grid <= x_high), (y.grid >= y_low) & (y.grid <= y_high)
         if columns.sum() < 2 or rows.sum() < 2:
             return [], []
         contours = contourpy.contour_generator(
-            _origin(column) + (x_grid[columns] - x_low) / (x_high - x_low),
-            _floor(row, len(self.names)) + (y_grid[rows] - y_low) / (y_high - y_low),
+            _origin(column) + (x.grid[columns] - x_low) / (x_high - x_low),
+            _floor(row, len(self.names)) + (y.grid[rows] - y_low) / (y_high - y_low),
             mass[rows][:, columns],
         )
         outer, inner = ([np.asarray(line) for line in contours.lines(level)] for level in levels)
