@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-report bench-explore docs clean
+.PHONY: demo test setup bench-accuracy bench-pool bench-store bench-report bench-explore docs clean
 
 setup: .venv/ready
 
@@ -30,6 +30,15 @@ test: setup
 bench-accuracy: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# Two minutes; best on a machine that does nothing else.
+bench-store: setup
+	$(BIN)/python -m benchmarks.store $(ARGS)
+
+bench-pool: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.pool $(ARGS)
+	$(BIN)/python -m benchmarks.scaling
 
 # A minute: the report of a million simulations.
 bench-report: setup

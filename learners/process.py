@@ -46,6 +46,12 @@ class ProcessMean(nn.Module):
         self.log_length: Tensor
         self.log_noise: Tensor
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
+        # How many centers there are depends on the simulations.
+        for name in ("centers", "coefficients"):
+            setattr(self, name, torch.zeros_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def forward(self, u: Tensor) -> Tensor:
         """The mean of `z` at `u`."""
         flat = u.reshape(-1, u.shape[-1])

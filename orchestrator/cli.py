@@ -1,4 +1,4 @@
-"""The command line: `temperflow run | status | sample | check | report | explore`."""
+"""The command line, `temperflow --help`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ console = Console()
 _state = {"debug": False}
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default RAY_ADDRESS, else this machine.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
+]
 
 
 @app.callback()
@@ -48,17 +56,10 @@ def _options(
 
 @app.command(epilog="Example: temperflow run examples/hudson_bay.yaml --set budget.simulations=2000")
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")],
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued."),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join; default RAY_ADDRESS, else this machine.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
-    ] = None,
+    config: Config,
+    directory: Directory = None,
+    address: Address = None,
+    settings: Settings = None,
 ) -> None:
     """Run a campaign, or continue it."""
     from .campaign import Campaign
@@ -72,6 +73,22 @@ def run(
     console.print(
         f"draws:      temperflow sample {result.directory} --beta 0.5 -n 1000 --out draws.csv", soft_wrap=True
     )
+
+
+@app.command(epilog="Example: temperflow simulate examples/hudson_bay.yaml --set acquisition.method=sobol")
+def simulate(
+    config: Config,
+    directory: Directory = None,
+    address: Address = None,
+    settings: Settings = None,
+) -> None:
+    """Run a campaign's simulations only, or continue them; `run` learns from them later."""
+    from .campaign import Campaign
+
+    campaign = Campaign.from_file(config, settings or (), directory, address)
+    simulations = campaign.simulate()
+    folder = campaign.run_directory.path
+    console.print(f"{simulations} simulations in {folder}; `temperflow status {folder}` tells of them", soft_wrap=True)
 
 
 @app.command(epilog="Example: temperflow status runs/hudson_bay")
@@ -178,6 +195,35 @@ def explore(
             f'the explorer needs {error.name}, which is not installed: pip install "temperflow[explore]"'
         ) from error
     serve(load_explored(target), port, browser)
+
+
+@app.command("import", epilog="Example: temperflow import runs/hudson_bay old_simulations.npz --from-prior")
+def import_(
+    directory: RunDir,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Arrays theta and x in .npz, .h5 or .hdf5; or a .csv or .parquet table with a column for each "
+            "parameter, all others being x, or with lists theta and x.",
+        ),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Configuration file (YAML); begins the campaign.")
+    ] = None,
+    from_prior: Annotated[
+        bool, typer.Option("--from-prior", help="The parameters were drawn from the campaign's prior.")
+    ] = False,
+) -> None:
+    """Add simulations that you have already; they cost nothing of the budget."""
+    from .importing import import_simulations
+
+    result = import_simulations(RunDirectory(directory.resolve()), file, config, from_prior)
+    failures = f", {result.failures} of them failures" if result.failures else ""
+    done = (
+        "were imported before; nothing was added" if result.repeated else "imported; `temperflow run` learns from them"
+    )
+    console.print(f"{result.rows} simulations{failures}, {done}", soft_wrap=True)
 
 
 def _print_checks(results: list[CheckResult]) -> None:

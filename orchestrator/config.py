@@ -27,6 +27,8 @@ from simulators.errors import ConfigError, PriorError, nearest
 from simulators.prior import Marginal
 from simulators.tasks import task_names
 
+from .location import check_location
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -40,19 +42,37 @@ class ResourcesConfig(_Model):
     gpus: float = Field(0.0, ge=0)
     """GPUs."""
     memory: int | None = Field(None, gt=0)
-    """Bytes of memory."""
+    """Bytes of memory. A simulation that occupies more is ended and recorded as `out_of_memory`."""
+    memory_growth: float = Field(1.0, ge=1.0)
+    """Factor by which a simulation that ran out of memory gets more when it is tried again, by whole slots; 1 does not
+    try again."""
     custom: dict[str, float] = {}
     """Custom Ray resources, name to amount."""
+    labels: dict[str, str] = {}
+    """Labels that a node must have, name to value."""
 
 
 class SimulatorConfig(_Model):
-    """The simulator: exactly one of `function` and `task`."""
+    """The simulator: exactly one of `function`, `task` and `command`."""
 
     function: str | None = None
     """`path/to/file.py:name` (relative to the configuration file) or `package.module:name`: a callable
     `theta (d,) -> x`, optionally taking `seed`."""
     task: str | None = None
     """Name of a built-in benchmark task, such as `two_moons`; it brings its own prior."""
+    command: list[str] | None = None
+    """An external program and its arguments, run without a shell. `{NAME}` stands for a parameter, `{seed}`, `{input}`,
+    `{output}`, `{workdir}` and `{folder}` for what the run has; see [external programs](external-programs.md)."""
+    input: str | None = None
+    """File that the program reads: `json`, `csv`, or a template of its own input file, relative to the configuration
+    file; none if the command line says all."""
+    output: str = "stdout"
+    """What the program writes: `stdout`, `json`, `csv`, `npy`, `hdf5`, or the name of its output file."""
+    fields: list[str] = []
+    """Keys, columns or datasets of the output that make up x, in this order; empty takes all."""
+    workdir: str | None = None
+    """Where each run of the program gets a fresh folder, and failed ones are kept; relative to the configuration file,
+    by default in the system's temporary folder."""
     batched: bool = False
     """Whether the callable takes `(n, d)` and returns `(n, ...)`."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -60,7 +80,10 @@ class SimulatorConfig(_Model):
     timeout: float | None = Field(None, gt=0)
     """Seconds after which a simulation is killed and recorded as `timeout`."""
     retries: int = Field(1, ge=0)
-    """How often a simulation whose process crashed or whose worker was lost is tried again."""
+    """How often a simulation whose process crashed, or that brought its worker down, is tried again."""
+    stop_wait: float = Field(5.0, ge=0.0, le=20.0)
+    """Seconds that simulations in flight have to end after Ctrl-C or SIGTERM. What has not ended by then is cancelled,
+    and simulated again, with the same theta and seed, when the campaign continues."""
 
     @field_validator("task")
     @classmethod
@@ -68,6 +91,27 @@ class SimulatorConfig(_Model):
         if value is not None and value not in task_names():
             raise ValueError(f"there is no task '{value}'; {nearest(value, task_names())}")
         return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _list_of_texts(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list such as [./solver, '{{input}}'], got {value!r}")
+        for item in value:
+            if not isinstance(item, str | int | float) or isinstance(item, bool):
+                raise ValueError(f"expected texts, got {item!r}; put quotes around '{{NAME}}'")
+        return [str(item) for item in value]
+
+    @model_validator(mode="after")
+    def _command_keys(self) -> SimulatorConfig:
+        files = (self.input, self.output, self.fields, self.workdir)
+        if self.command is None and files != (None, "stdout", [], None):
+            raise ValueError("`input`, `output`, `fields` and `workdir` are for a `command`, but there is none")
+        if self.command is not None and self.batched:
+            raise ValueError("a `command` simulates one parameter at a time; remove `batched`")
+        return self
 
 
 class ObservationConfig(_Model):
@@ -225,6 +269,10 @@ class CampaignConfig(_Model):
     """How the posterior is checked."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
+    store: str | None = None
+    """Where the simulations are kept: a URI such as `s3://bucket/prefix`, or a path (a relative one starts from the run
+    directory); by default the folder `simulations` of the run directory. Credentials come from the environment. See
+    [store.md](store.md)."""
     reference: dict[str, KnownPosterior] = {}
     """Parameter to its known posterior at beta = 1, compared in the report."""
     seed: int = Field(0, ge=0)
@@ -234,6 +282,13 @@ class CampaignConfig(_Model):
     @classmethod
     def _path_is_enough(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("store")
+    @classmethod
+    def _usable_location(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_location(value)
+        return value
 
     @field_validator("parameters")
     @classmethod

@@ -115,8 +115,9 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
     history = pd.read_json(run.metrics, lines=True) if run.metrics.exists() else pd.DataFrame()
     begun = records.get("started", 0.0)
     ended = records.get("finished") or (history["time"].max() if "time" in history else begun)
-    seconds = table["seconds"].to_numpy()
-    times = timeline(table["started"].cast(pa.int64()).to_numpy() / 1e6, seconds, _codes(table["worker"]))
+    timed = _timed(table)
+    started = timed["started"].cast(pa.int64()).to_numpy() / 1e6
+    times = timeline(started, timed["seconds"].to_numpy(), _codes(timed["worker"]))
     return ReportData(
         name=config["name"],
         question=_question(config, recorded_observation(records)),
@@ -124,7 +125,7 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         budget=_budget(config["budget"]),
         counts=_counts(table),
-        simulator_seconds=float(seconds.sum()),
+        simulator_seconds=float(pc.sum(timed["seconds"]).as_py() or 0.0),
         wall_seconds=float(ended - begun),
         versions=_versions(),
         seed=config["seed"],
@@ -153,18 +154,20 @@ def _spending_figures(
         found.append(ReportFigure("How busy the workers were", caption, utilization(times), "spent", "utilization"))
     if not len(table):
         return found
-    theta, seconds = _theta(table), table["seconds"].to_numpy()
-    rows = np.random.default_rng(0).choice(len(table), min(_COST_ROWS, len(table)), replace=False)
-    explained = runtime_dependence(theta[rows], seconds[rows])
-    caption = "Runtime does not depend noticeably on any single parameter."
-    if explained.max() > DEPENDS:
-        caption = "Shares are those of the variance of log seconds that a parameter explains by itself."
-    picture = cost(seconds, theta, names, explained)
-    found.append(ReportFigure("What simulations cost", caption, picture, "spent", "cost"))
+    timed = _timed(table)
+    if len(timed):
+        rows = np.random.default_rng(0).choice(len(timed), min(_COST_ROWS, len(timed)), replace=False)
+        theta, seconds = _theta(timed), timed["seconds"].to_numpy()
+        explained = runtime_dependence(theta[rows], seconds[rows])
+        caption = "Runtime does not depend noticeably on any single parameter."
+        if explained.max() > DEPENDS:
+            caption = "Shares are those of the variance of log seconds that a parameter explains by itself."
+        picture = cost(seconds, theta, names, explained)
+        found.append(ReportFigure("What simulations cost", caption, picture, "spent", "cost"))
     caption = "Parameters in the order of the simulations."
     if len(table) > MOST_POINTS:
         caption = f"Parameters in the order of the simulations, a random {MOST_POINTS:,} of {len(table):,}."
-    picture = simulations_over_time(theta, table["beta"].to_numpy(), _labels(table["proposal"]), names)
+    picture = simulations_over_time(_theta(table), table["beta"].to_numpy(), _labels(table["proposal"]), names)
     return [*found, ReportFigure("Where the simulations went", caption, picture, "simulations", "simulations")]
 
 
@@ -241,6 +244,11 @@ def _posterior_figures(draws: dict[float, Array], names: Sequence[str]) -> list[
     ]
 
 
+def _timed(table: pa.Table) -> pa.Table:
+    """The rows that the campaign has simulated; imported ones have no times."""
+    return table.filter(pc.and_(table["started"].is_valid(), table["seconds"].is_valid()))
+
+
 def _theta(table: pa.Table) -> Array:
     """`(n, d)`."""
     column = table["theta"].combine_chunks()
@@ -266,8 +274,8 @@ def _counts(table: pa.Table) -> dict[str, int]:
 
 def _failures(table: pa.Table) -> list[Failure]:
     failed = table.filter(pc.not_equal(table["status"], "ok")).group_by(["status", "reason"])
-    rows = failed.aggregate([("seconds", "count")]).sort_by([("seconds_count", "descending")]).slice(0, 10)
-    return [Failure(r["status"], r["reason"], r["seconds_count"]) for r in rows.to_pylist()]
+    rows = failed.aggregate([("id", "count")]).sort_by([("id_count", "descending")]).slice(0, 10)
+    return [Failure(r["status"], r["reason"], r["id_count"]) for r in rows.to_pylist()]
 
 
 def _example_beta(recommendation: Recommendation | None) -> float:
@@ -283,7 +291,9 @@ def _few(betas: list[float]) -> list[float]:
 def _question(config: dict[str, Any], observation: Observation | None) -> str:
     low, high = config["temperature"]["low"], config["temperature"]["high"]
     family = f"p(theta) p(x | theta)^beta for every beta from {low:g} to {high:g}"
-    simulator = config["simulator"]["function"] or config["simulator"]["task"] or "a Python callable"
+    section = config["simulator"]
+    program = " ".join(section.get("command") or [])  # Not in campaigns from before there were programs.
+    simulator = section["function"] or section["task"] or program or "a Python callable"
     if observation is None:
         return f"An amortized campaign: {family}, for any x that the simulator ({simulator}) can produce."
     series = f" ({', '.join(observation.series)})" if observation.series else ""

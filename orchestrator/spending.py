@@ -77,16 +77,19 @@ def timeline(started: Array, seconds: Array, worker: np.ndarray) -> Timeline | N
 
 
 def cost_by_kind(table: pa.Table) -> list[KindCost]:
-    """Costs of a table with the columns `proposal`, `status` and `seconds`, the most expensive kind first."""
+    """Costs of a table with the columns `proposal`, `status` and `seconds`, the most expensive kind first.
+
+    Imported simulations have no seconds, and cost none.
+    """
     failed = pc.cast(pc.not_equal(table["status"], "ok"), pa.int64())
     rows = (
         table.select(["proposal", "seconds"])
         .append_column("failed", failed)
         .group_by("proposal")
-        .aggregate([("seconds", "count"), ("failed", "sum"), ("seconds", "sum")])
+        .aggregate([("failed", "count"), ("failed", "sum"), ("seconds", "sum")])
         .to_pylist()
     )
-    costs = [KindCost(r["proposal"], r["seconds_count"], r["failed_sum"], r["seconds_sum"]) for r in rows]
+    costs = [KindCost(r["proposal"], r["failed_count"], r["failed_sum"], r["seconds_sum"] or 0.0) for r in rows]
     return sorted(costs, key=lambda cost: -cost.seconds)
 
 

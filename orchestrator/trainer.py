@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Snapshot", "Trained", "Trainer", "learner_options", "report_betas"]
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 import torch
 from torch.distributions import Distribution
 
+from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
 from learners.learner import Learner, LearnerOptions
 from learners.posterior import TemperedPosterior
@@ -21,6 +23,7 @@ from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
 from learners.tempered_density import TemperedDensity
 from learners.training import TrainOptions
+from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
@@ -38,12 +41,14 @@ class Snapshot:
         density: Where the tempered posteriors of interest lie.
         candidates: Draws from there, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
+        checkpoint: The learner's state, from which another trainer can continue.
     """
 
     rows: int
     density: TemperedDensity
     candidates: Candidates
     metrics: dict[str, float]
+    checkpoint: bytes
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Trainer:
     Arguments:
         prior, beta_range, x_o, seed, names: As for `Learner`.
         config: The learner's configuration.
+        checkpoint: State of an earlier trainer to continue from, or None.
     """
 
     def __init__(
@@ -109,12 +115,18 @@ class Trainer:
         config: LearnerConfig,
         seed: int,
         names: tuple[str, ...],
+        checkpoint: bytes | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._threads = max(1, int(config.cpus))
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
         self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        if checkpoint is not None:
+            # One that does not fit any more only costs time.
+            with contextlib.suppress(SavedModelError):
+                restore_learner(self.learner, checkpoint)
+        self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._progress: tuple[str, float] = ("waiting", float("nan"))
 
     @ray.method(concurrency_group="progress")
@@ -122,20 +134,22 @@ class Trainer:
         """What is being trained now, and its latest held-out loss."""
         return self._progress
 
-    def add(self, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
+    def add(self, ids: np.ndarray, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
         """Adds finished simulations; failures are rows of NaN."""
         tensors = [torch.tensor(values, dtype=torch.float64) for values in (theta, x, log_proposal)]
-        self.learner.add(Simulations(*tensors))
+        self._held.append((torch.tensor(ids), Simulations(*tensors)))
 
-    def update(self, alone: bool = False) -> Snapshot:
-        """A short training on everything added so far.
+    def update(self, before: int, alone: bool = False) -> Snapshot:
+        """A short training on the simulations with ids below `before` (see `orchestrator.start_order`).
 
         Arguments:
+            before: See above.
             alone: No simulations run beside it: all cores of the machine are free.
 
         Raises:
             DataError: Too few valid simulations.
         """
+        self._learn_from(before)
         assert self.learner.data is not None
         self._use_threads(None if alone else self._threads)
         rows = len(self.learner.data)
@@ -150,10 +164,11 @@ class Trainer:
             "tempering_ess": ess,
             "tempering_acceptance": acceptance,
         }
-        return Snapshot(rows, density, candidates, metrics)
+        return Snapshot(rows, density, candidates, metrics, dump_learner(self.learner))
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
         """Trains to convergence, with all cores of the machine."""
+        self._learn_from(None)
         self._use_threads(None)
         surrogate_loss = self.learner.fit_surrogate(final=True, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
@@ -180,6 +195,15 @@ class Trainer:
             ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
         candidates = Candidates(u, beta.float(), ell.cpu())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+
+    def _learn_from(self, before: int | None) -> None:
+        """Hands the learner what is held with an id below `before`, all for None."""
+        held, self._held = self._held, []
+        for ids, rows in held:
+            chosen = torch.ones_like(ids, dtype=torch.bool) if before is None else ids < before
+            self.learner.add(rows.take(chosen))
+            if not chosen.all():
+                self._held.append((ids[~chosen], rows.take(~chosen)))
 
     def _use_threads(self, threads: int | None) -> None:
         threads = threads or os.cpu_count() or 1

@@ -73,6 +73,8 @@ def test_costs_add_up_by_kind() -> None:
     )
     assert cost_by_kind(table) == [KindCost("tempered", 2, 0, 30.0), KindCost("prior", 3, 1, 6.0)]
     assert cost_by_kind(table.slice(0, 0)) == []
+    imported = pa.table({"proposal": ["imported"], "status": ["ok"], "seconds": pa.array([None], pa.float64())})
+    assert cost_by_kind(imported) == [KindCost("imported", 1, 0, 0.0)]
 
 
 def test_dependence_is_found_where_it_is_monotone_or_not() -> None:
