@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-pool bench-store docs clean
+.PHONY: demo test setup bench-accuracy bench-pool bench-store bench-report bench-explore docs clean
 
 setup: .venv/ready
 
@@ -39,6 +39,14 @@ bench-pool: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.pool $(ARGS)
 	$(BIN)/python -m benchmarks.scaling
+
+# A minute: the report of a million simulations.
+bench-report: setup
+	$(BIN)/python -m benchmarks.report $(ARGS)
+
+# A minute, with Chromium: moves of the explorer's slider.
+bench-explore: setup
+	$(BIN)/python -m benchmarks.explore $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

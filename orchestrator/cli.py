@@ -177,6 +177,26 @@ def report(directory: RunDir) -> None:
     console.print(f"{run.report}", soft_wrap=True)
 
 
+@app.command(epilog="Example: temperflow explore runs/hudson_bay")
+def explore(
+    target: Annotated[
+        str, typer.Argument(metavar="DIR|MODEL", help="Run directory, or a registered model: `models:/NAME@alias`.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 5006,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Explore the posterior in the browser: a slider for the temperature, any observation."""
+    from .explorer import load_explored
+
+    try:
+        from .explorer_server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'the explorer needs {error.name}, which is not installed: pip install "temperflow[explore]"'
+        ) from error
+    serve(load_explored(target), port, browser)
+
+
 @app.command("import", epilog="Example: temperflow import runs/hudson_bay old_simulations.npz --from-prior")
 def import_(
     directory: RunDir,

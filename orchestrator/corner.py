@@ -11,9 +11,10 @@ of a normal) and q is 1 or 2. Contours enclose the highest-density regions of 50
 
 from __future__ import annotations
 
-__all__ = ["corner", "density", "hpd_levels"]
+__all__ = ["MASSES", "MOST_PARAMETERS", "Binned", "binned", "corner", "density", "hpd_levels", "pair_density"]
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,6 +76,38 @@ def density(values: Array, bins: int = 160) -> tuple[Array, Array]:
     return (edges[1:] + edges[:-1]) / 2, smooth / (smooth.sum() * (edges[1] - edges[0]))
 
 
+@dataclass(frozen=True, eq=False)
+class Binned:
+    """Draws of one parameter, put into bins once for all its pairs.
+
+    Attributes:
+        grid: Middles of the bins, `(bins,)`.
+        index: Bin of each draw, `(n,)`; `bins` for those outside.
+        bandwidth: Of a kernel estimate in two dimensions, in bins.
+    """
+
+    grid: Array
+    index: np.ndarray
+    bandwidth: float
+
+
+def binned(values: Array, bins: int = 72) -> Binned:
+    """`values` `(n,)`, not all alike, in bins that hold all but stray ones."""
+    low, high = limits(values, pad=0.2)
+    step = (high - low) / bins
+    index = np.floor((values - low) / step).astype(np.int64)
+    index[(index < 0) | (index > bins)] = bins
+    return Binned(np.linspace(low + step / 2, high - step / 2, bins), index, _bandwidth(values, 2) / step)
+
+
+def pair_density(x: Binned, y: Binned) -> Array:
+    """Kernel estimate of the density of pairs, up to a factor, `(bins, bins)`; rows belong to `y`."""
+    bins = len(x.grid)
+    counts = np.bincount(y.index * (bins + 1) + x.index, minlength=(bins + 1) ** 2)
+    inside = counts.reshape(bins + 1, bins + 1)[:bins, :bins].astype(np.float64)
+    return gaussian_filter(inside, (y.bandwidth, x.bandwidth), mode="constant")
+
+
 def hpd_levels(mass: Array, shares: Sequence[float]) -> list[float]:
     """The levels above which cells of `mass` (any shape) hold each of `shares` of the total."""
     ordered = np.sort(mass, axis=None)[::-1]
@@ -106,20 +139,16 @@ def _marginal(axes: Axes, values: Array, color: str) -> None:
     axes.fill_between(grid, height / height.max(), color=color, alpha=0.08, linewidth=0)
 
 
-def _pair(axes: Axes, x: Array, y: Array, color: str, bins: int = 72) -> None:
+def _pair(axes: Axes, x: Array, y: Array, color: str) -> None:
     if x.size < _MIN_DRAWS or _is_constant(x) or _is_constant(y):
         axes.plot(x[:500], y[:500], ".", color=color, markersize=2.5)
         return
-    span = [limits(x, pad=0.2), limits(y, pad=0.2)]
-    counts, x_edges, y_edges = np.histogram2d(x, y, bins, span)
-    steps = (x_edges[1] - x_edges[0], y_edges[1] - y_edges[0])
-    sigma = [_bandwidth(v, 2) / step for v, step in zip((x, y), steps, strict=True)]
-    mass = gaussian_filter(counts, sigma, mode="constant").T
+    columns, rows = binned(x), binned(y)
+    mass = pair_density(columns, rows)
     outer, inner = hpd_levels(mass, MASSES)
-    x_mid, y_mid = (x_edges[1:] + x_edges[:-1]) / 2, (y_edges[1:] + y_edges[:-1]) / 2
     if outer < inner < mass.max():
-        axes.contourf(x_mid, y_mid, mass, [inner, mass.max()], colors=[to_rgba(color, 0.22)])
-        axes.contour(x_mid, y_mid, mass, [outer, inner], colors=[color], linewidths=[1.3, 0.7])
+        axes.contourf(columns.grid, rows.grid, mass, [inner, mass.max()], colors=[to_rgba(color, 0.22)])
+        axes.contour(columns.grid, rows.grid, mass, [outer, inner], colors=[color], linewidths=[1.3, 0.7])
     else:
         axes.plot(x[:500], y[:500], ".", color=color, markersize=2.5)
 

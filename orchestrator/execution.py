@@ -215,8 +215,7 @@ class Execution:
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         trained = self.loop.wait_for_posterior()
         if trained.predictive:
-            arrays = {str(beta): draws for beta, draws in trained.predictive.items()}
-            np.savez_compressed(self.run.path / "predictive.npz", **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(self.run.path / "predictive.npz", **trained.predictive)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
         self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.spent)
         return trained.posterior

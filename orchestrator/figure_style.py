@@ -4,28 +4,36 @@ from __future__ import annotations
 
 __all__ = [
     "ACCENT",
+    "BAD",
     "GRID",
     "INK",
     "KINDS",
+    "MOST_PANELS",
     "MUTED",
     "beta_color",
     "beta_label",
     "finite_rows",
     "limits",
     "log_axis",
+    "panel_grid",
     "plain",
     "span_is_wide",
     "tidy",
 ]
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from simulators.outcome import Array
 
-INK, MUTED, GRID, ACCENT = "#1b2430", "#5c6773", "#e3e7ec", "#2563a8"
+INK, MUTED, GRID, ACCENT, BAD = "#1b2430", "#5c6773", "#e3e7ec", "#2563a8", "#c2410c"
+
+MOST_PANELS = 20
 
 #: Colours of categories, apart from each other for colour-blind readers too (Okabe & Ito).
 KINDS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c6773")
@@ -111,3 +119,19 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def panel_grid(
+    count: int, height: float, columns: int = 3, heading: float = 0.0, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most `MOST_PANELS` + 1, in as many rows as are needed."""
+    count = max(1, min(count, MOST_PANELS + 1 if columns == 2 else MOST_PANELS))
+    columns = min(count, 2 if count == 4 else columns)
+    rows = math.ceil(count / columns)
+    # Narrow enough for the text to be readable on a phone.
+    width = max(4.4, 0.6 + (2.4 if columns <= 2 else 1.65) * columns)
+    figure = Figure(figsize=(width, 0.5 + heading + height * rows), facecolor="white", layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 __all__ = [
     "corner",
+    "cost",
+    "fit_by_temperature",
     "predictive",
     "progress",
     "sbc_ranks",
     "simulations_over_time",
     "temperature_widths",
+    "utilization",
 ]
 
 import math
@@ -16,34 +19,35 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from simulators.outcome import Array
 
 from .corner import corner
 from .figure_style import (
     ACCENT,
+    BAD,
     INK,
     KINDS,
+    MOST_PANELS,
     MUTED,
     beta_color,
     finite_rows,
     limits,
     log_axis,
+    panel_grid,
     plain,
     span_is_wide,
     tidy,
 )
 from .predictive import predictive
 from .rank_band import ecdf, rank_band
+from .recommendation import LEVEL, Recommendation
+from .spending_figures import cost, progress, utilization
 
 MOST_POINTS = 5000
-MOST_PANELS = 20
-_BAD = "#c2410c"
 
 
 def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
@@ -58,7 +62,7 @@ def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
         population: What theta was drawn from; the title.
     """
     n, d = ranks.shape
-    figure, panels = _panels(d, 1.9, heading=0.75, sharey=True)
+    figure, panels = panel_grid(d, 1.9, heading=0.75, sharey=True)
     z, low, high = rank_band(n, 1.0 - 0.05 / d) if n else (np.array([0.5]), np.zeros(1), np.ones(1))
     for i, axes in enumerate(panels):
         curve = ecdf(ranks[:, i], z)
@@ -66,7 +70,7 @@ def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
         ends = np.concatenate([[0.0], z, [1.0]])
         axes.fill_between(ends, _closed(low - z), _closed(high - z), step=None, color="#cfd8e3", linewidth=0)
         axes.axhline(0.0, color=MUTED, linewidth=0.8)
-        axes.plot(ends, _closed(curve - z), color=ACCENT if inside else _BAD, linewidth=1.7, drawstyle="steps-mid")
+        axes.plot(ends, _closed(curve - z), color=ACCENT if inside else BAD, linewidth=1.7, drawstyle="steps-mid")
         tidy(axes, grid=False)
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
@@ -80,7 +84,7 @@ def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
             textcoords="offset points",
             ha="center",
             fontsize=9,
-            color=MUTED if inside else _BAD,
+            color=MUTED if inside else BAD,
         )
     figure.supxlabel("rank of the true parameter", fontsize=11, color=INK)
     figure.supylabel("ECDF − uniform", fontsize=11, color=INK)
@@ -89,7 +93,9 @@ def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
     return figure
 
 
-def simulations_over_time(theta: Array, beta: Array, proposal: Sequence[str], names: Sequence[str]) -> Figure:
+def simulations_over_time(
+    theta: Array, beta: Array, proposal: Sequence[str] | np.ndarray, names: Sequence[str]
+) -> Figure:
     """Where the simulations went, in the order of their ids; above 5,000 a random subset is drawn.
 
     Arguments:
@@ -99,17 +105,17 @@ def simulations_over_time(theta: Array, beta: Array, proposal: Sequence[str], na
         names: Names of the d parameters.
     """
     n, d = theta.shape
-    kinds = np.asarray(proposal, dtype=str)
     ids = np.arange(n)
     if n > MOST_POINTS:
         ids = np.sort(np.random.default_rng(0).choice(n, MOST_POINTS, replace=False))
+    kinds = np.asarray(proposal)[ids].astype(str)
     columns = [(plain(names[i], 18), theta[ids, i]) for i in range(min(d, MOST_PANELS))]
     if np.isfinite(beta).any():
         columns.append(("β served", np.asarray(beta, dtype=np.float64)[ids]))
     order = sorted(set(kinds.tolist()), key=lambda kind: int(np.flatnonzero(kinds == kind)[0]))
     palette = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(order)}
-    figure, panels = _panels(len(columns), 1.65, columns=2, heading=1.0 if len(order) > 3 else 0.7)
-    colors = np.array([palette[kind] for kind in kinds[ids].tolist()], dtype=object)
+    figure, panels = panel_grid(len(columns), 1.65, columns=2, heading=1.0 if len(order) > 3 else 0.7)
+    colors = np.array([palette[kind] for kind in kinds.tolist()], dtype=object)
     size = 4.0 if len(ids) > 1000 else 9.0
     for axes, (name, values) in zip(panels, columns, strict=True):
         axes.scatter(ids, values, s=size, c=colors.tolist(), alpha=0.6, linewidths=0)
@@ -142,49 +148,6 @@ def simulations_over_time(theta: Array, beta: Array, proposal: Sequence[str], na
     return figure
 
 
-def progress(history: pd.DataFrame) -> Figure:
-    """The campaign over time: one panel for each of its columns that is there.
-
-    Arguments:
-        history: Column `seconds` since the start, and any of `simulations`, `failed` (counts), `surrogate_loss`,
-            `posterior_loss` (nats), `utilization` (share of the workers that are busy), `epistemic`; NaN where a row
-            does not say.
-    """
-    there = [name for name in history.columns if name != "seconds" and bool(history[name].notna().any())]
-    titles = {
-        "simulations": "Simulations finished",
-        "utilization": "Workers busy",
-        "surrogate_loss": "Surrogate loss (nats)",
-        "posterior_loss": "Posterior loss (nats)",
-        "epistemic": "Epistemic uncertainty",
-    }
-    shown = [name for name in titles if name in there]
-    figure, panels = _panels(max(1, len(shown)), 2.1, columns=2)
-    seconds = history["seconds"].to_numpy(dtype=np.float64) if "seconds" in history else np.empty(0)
-    end = float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0
-    scale, unit = _time_unit(end)
-    for axes, name in zip(panels, shown, strict=False):
-        values = history[name].to_numpy(dtype=np.float64)
-        _curve(axes, seconds / scale, values, ACCENT, "finished")
-        if name == "simulations" and "failed" in there:
-            _curve(axes, seconds / scale, history["failed"].to_numpy(dtype=np.float64), _BAD, "of these failed")
-            axes.legend(fontsize=9.5, frameon=False)
-        tidy(axes)
-        axes.set_title(titles[name])
-        axes.set_xlim(0.0, max(1e-9, 1.03 * end / scale))
-        if name == "utilization":
-            axes.set_ylim(0.0, 1.05)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        elif name == "simulations":
-            axes.set_ylim(bottom=0.0)
-        elif name == "epistemic" and span_is_wide(values):
-            log_axis(axes, 0.8 * float(np.nanmin(values)), 1.25 * float(np.nanmax(values)))
-    if not shown:
-        _say(panels[0], "nothing was recorded")
-    figure.supxlabel(f"{unit} since the start", fontsize=11, color=INK)
-    return figure
-
-
 def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior_std: Array | None = None) -> Figure:
     """Posterior mean and mean ± one standard deviation against beta, a panel a parameter.
 
@@ -196,7 +159,7 @@ def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior
     """
     samples = {beta: rows for beta, values in sorted(draws.items()) if len(rows := finite_rows(values))}
     heading = 0.3 if len(names) > MOST_PANELS else 0.0
-    figure, panels = _panels(len(names), 2.0, heading=heading, sharey=prior_std is not None)
+    figure, panels = panel_grid(len(names), 2.0, heading=heading, sharey=prior_std is not None)
     betas = np.array(list(samples))
     means, stds = (np.array([f(rows, axis=0) for rows in samples.values()]) for f in (np.mean, np.std))
     if prior_std is not None and len(betas):
@@ -223,20 +186,23 @@ def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior
     return figure
 
 
-def _panels(
-    count: int, height: float, columns: int = 3, heading: float = 0.0, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, at most `MOST_PANELS` + 1, in as many rows as are needed."""
-    count = max(1, min(count, MOST_PANELS + 1 if columns == 2 else MOST_PANELS))
-    columns = min(count, 2 if count == 4 else columns)
-    rows = math.ceil(count / columns)
-    # Narrow enough for the text to be readable on a phone.
-    width = max(4.4, 0.6 + (2.4 if columns <= 2 else 1.65) * columns)
-    figure = Figure(figsize=(width, 0.5 + heading + height * rows), facecolor="white", layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
-    for axes in panels[count:]:
-        axes.remove()
-    return figure, panels[:count]
+def fit_by_temperature(found: Recommendation) -> Figure:
+    """The posterior predictive p-value of the observation against beta, and the recommended temperature."""
+    figure, (axes,) = panel_grid(1, 2.4)
+    axes.axhspan(0.0, LEVEL, color="#f6d9cf", linewidth=0)
+    axes.plot(found.beta, found.p_value, color=MUTED, linewidth=1.2)
+    for beta, p in zip(found.beta.tolist(), found.p_value.tolist(), strict=True):
+        axes.plot(beta, p, "o", color=beta_color(beta), markersize=4.5)
+    if found.recommended is not None:
+        axes.axvline(found.recommended, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    tidy(axes)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks := _apart(found.beta[[0, len(found.beta) // 2, -1]]), [f"{beta:.2g}" for beta in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(0.0, 1.03)
+    axes.set_xlabel("β")
+    axes.set_ylabel("p")
+    return figure
 
 
 def _closed(inner: Array) -> Array:
@@ -248,25 +214,6 @@ def _shown(panels: int, d: int) -> str:
     return f", the first {panels} of {d} parameters" if panels < d else ""
 
 
-def _time_unit(seconds: float) -> tuple[float, str]:
-    if seconds < 120:
-        return 1.0, "seconds"
-    return (60.0, "minutes") if seconds < 7200 else (3600.0, "hours")
-
-
-def _curve(axes: Axes, x: Array, y: Array, color: str, label: str) -> None:
-    there = np.isfinite(y)
-    axes.plot(
-        x[there],
-        y[there],
-        color=color,
-        linewidth=1.8,
-        label=label,
-        marker="o" if there.sum() < 25 else None,
-        markersize=3.5,
-    )
-
-
 def _apart(betas: Array) -> list[float]:
     """The temperatures whose tick labels do not touch on a logarithmic axis, those near 1 first."""
     kept: list[float] = []
@@ -275,8 +222,3 @@ def _apart(betas: Array) -> list[float]:
         if all(abs(math.log(beta / other)) > gap for other in kept):
             kept.append(beta)
     return kept
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Observation", "read_observation"]
+__all__ = ["Observation", "read_observation", "recorded_observation"]
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,6 +63,15 @@ def read_observation(config: ObservationConfig, folder: Path) -> Observation:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObservationError(f"{path} cannot be read as numbers: {reason}") from error
     return Observation(_finite(x, path))
+
+
+def recorded_observation(records: Mapping[str, Any]) -> Observation | None:
+    """The observation in a run directory's records; None of an amortized campaign."""
+    stored = records.get("observation")
+    if stored is None:
+        return None
+    index = None if stored["index"] is None else np.array(stored["index"])
+    return Observation(np.array(stored["x"]), tuple(stored["series"]), index, stored["index_name"])
 
 
 def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> Observation:

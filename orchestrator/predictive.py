@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["predictive"]
+__all__ = ["QUANTILES", "Series", "component_names", "predictive", "series_of", "view"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +21,20 @@ from .figure_style import INK, MUTED, beta_color, beta_label, finite_rows, log_a
 from .observation import Observation
 
 #: Quantiles of the central 90 % and 50 %, and the median.
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _FEW = 8
 _MOST_PANELS = 24
 
 
-@dataclass(frozen=True)
-class _Series:
-    """One row of panels: `x (m,)` observed at `index (m,)`; `bands` beta to quantiles `(5, m)`."""
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Components `part` of an observation that belong together: `x` `(m,)` at `index` `(m,)`, which is `index_name`."""
 
     name: str
     index: Array
+    index_name: str
     x: Array
-    bands: dict[float, Array]
+    part: slice
 
 
 def predictive(observation: Observation, draws: Mapping[float, Array]) -> Figure:
@@ -49,8 +50,20 @@ def predictive(observation: Observation, draws: Mapping[float, Array]) -> Figure
     Raises:
         ObservationError: The observation is not made of series of equal length, or draws are not `(n, k)`.
     """
+    bands = {beta: _quantiles(values, observation.x.size) for beta, values in sorted(draws.items())}
+    rows = series_of(observation)
+    if rows:
+        return _series(rows, bands)
+    return _intervals(component_names(observation), observation.x, bands)
+
+
+def series_of(observation: Observation) -> list[Series]:
+    """The observation's series; none if its components are so few that each is better shown by itself.
+
+    Raises:
+        ObservationError: It is not made of series of equal length.
+    """
     x = np.asarray(observation.x, dtype=np.float64)
-    bands = {beta: _quantiles(values, x.size) for beta, values in sorted(draws.items())}
     names = observation.series or ("x",)
     length, rest = divmod(x.size, len(names))
     if rest or (observation.index is not None and len(observation.index) != length):
@@ -59,18 +72,15 @@ def predictive(observation: Observation, draws: Mapping[float, Array]) -> Figure
             + ("" if observation.index is None else f" and an index of {len(observation.index)}")
         )
     if x.size < _FEW or (length == 1 and x.size <= _MOST_PANELS):
-        return _intervals(_component_names(observation, length), x, bands)
+        return []
     if length == 1:
         names, length = ("x",), x.size
     index = observation.index
     if index is None or len(index) != length:
         index = np.arange(length, dtype=np.float64)
+    index_name = observation.index_name or ("component" if names == ("x",) else "row")
     parts = [slice(i * length, (i + 1) * length) for i in range(len(names))]
-    rows = [
-        _Series(name, index, x[part], {beta: q[:, part] for beta, q in bands.items()})
-        for name, part in zip(names, parts, strict=True)
-    ]
-    return _series(rows, sorted(bands), observation.index_name or ("component" if names == ("x",) else "row"))
+    return [Series(name, index, index_name, x[part], part) for name, part in zip(names, parts, strict=True)]
 
 
 def _quantiles(values: Array, k: int) -> Array:
@@ -79,10 +89,11 @@ def _quantiles(values: Array, k: int) -> Array:
     if values.ndim != 2 or values.shape[1] != k:
         raise ObservationError(f"expected predictive draws of shape (n, {k}), got {values.shape}")
     finite = finite_rows(values)
-    return np.quantile(finite, _QUANTILES, axis=0) if len(finite) else np.full((len(_QUANTILES), k), np.nan)
+    return np.quantile(finite, QUANTILES, axis=0) if len(finite) else np.full((len(QUANTILES), k), np.nan)
 
 
-def _series(rows: list[_Series], betas: list[float], index_name: str) -> Figure:
+def _series(rows: list[Series], bands: Mapping[float, Array]) -> Figure:
+    betas = sorted(bands)
     width = max(5.6, 0.8 + 2.3 * len(betas))
     figure = Figure(figsize=(width, 1.0 + 2.2 * len(rows)), facecolor="white", layout="constrained")
     panels = figure.subplots(len(rows), max(1, len(betas)), sharex=True, sharey="row", squeeze=False)
@@ -90,9 +101,10 @@ def _series(rows: list[_Series], betas: list[float], index_name: str) -> Figure:
         logarithmic = span_is_wide(series.x)
         for column, beta in enumerate(betas):
             axes = panels[row, column]
-            _band(axes, series, beta)
+            quantiles = bands[beta][:, series.part]
+            _band(axes, series, quantiles, beta_color(beta))
             tidy(axes)
-            axes.set_title(_held(series.x, series.bands[beta]), fontsize=9.5, color=MUTED, pad=4)
+            axes.set_title(_held(series.x, quantiles), fontsize=9.5, color=MUTED, pad=4)
             if row == 0:
                 axes.annotate(
                     beta_label(beta),
@@ -106,13 +118,13 @@ def _series(rows: list[_Series], betas: list[float], index_name: str) -> Figure:
                     color=beta_color(beta),
                 )
             if row == len(rows) - 1:
-                axes.set_xlabel(plain(index_name))
+                axes.set_xlabel(plain(series.index_name))
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=bool((series.index % 1 == 0).all())))
-        view = _view(series, logarithmic)
+        span = view(series.x, [bands[beta][:, series.part] for beta in betas], logarithmic)
         if logarithmic:
-            log_axis(panels[row, 0], *view)
+            log_axis(panels[row, 0], *span)
         else:
-            panels[row, 0].set_ylim(view)
+            panels[row, 0].set_ylim(span)
         panels[row, 0].set_ylabel(plain(series.name))
     _legend(figure)
     return figure
@@ -128,9 +140,8 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10, frameon=False)
 
 
-def _band(axes: Axes, series: _Series, beta: float) -> None:
-    q05, q25, q50, q75, q95 = series.bands[beta]
-    color = beta_color(beta)
+def _band(axes: Axes, series: Series, quantiles: Array, color: str) -> None:
+    q05, q25, q50, q75, q95 = quantiles
     axes.fill_between(series.index, q05, q95, color=color, alpha=0.18, linewidth=0)
     axes.fill_between(series.index, q25, q75, color=color, alpha=0.38, linewidth=0)
     axes.plot(series.index, q50, color=color, linewidth=1.5)
@@ -151,19 +162,21 @@ def _held(x: Array, quantiles: Array) -> str:
     return f"90 % band holds {int(((quantiles[0] <= x) & (x <= quantiles[-1])).sum())} of {x.size}"
 
 
-def _view(series: _Series, logarithmic: bool) -> tuple[float, float]:
-    """Limits that hold the data and the bands, but let no wide band squeeze the data."""
+def view(x: Array, bands: Sequence[Array], logarithmic: bool) -> tuple[float, float]:
+    """Limits that hold the data `x` `(m,)` and the quantiles `(5, m)`, but let no wide band squeeze the data."""
     to, back = (np.log10, lambda v: 10.0**v) if logarithmic else (np.asarray, float)
-    low, high = float(to(series.x.min())), float(to(series.x.max()))
+    low, high = float(to(x.min())), float(to(x.max()))
     span = (high - low) or abs(high) or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        edges = np.array([to(band[[0, -1]]) for band in series.bands.values()])
+        edges = np.array([to(band[[0, -1]]) for band in bands])
     edges = np.clip(edges[np.isfinite(edges)], low - 0.75 * span, high + 0.75 * span)
     low, high = min([low, *edges]), max([high, *edges])
     return back(low - 0.06 * span), back(high + 0.06 * span)
 
 
-def _component_names(observation: Observation, length: int) -> list[str]:
+def component_names(observation: Observation) -> list[str]:
+    """A name for each number of the observation."""
+    length = observation.x.size // len(observation.series or ("x",))
     if not observation.series:
         return [f"x[{i}]" for i in range(length)]
     labels = range(length) if observation.index is None else observation.index

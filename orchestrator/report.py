@@ -24,7 +24,7 @@ import re
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -36,10 +36,13 @@ from simulators.outcome import Array, Status
 
 from .figure_style import finite_rows
 from .figures import sbc_ranks
+from .recommendation import LEVEL, Recommendation
+from .spending import KindCost, Timeline
 
-Section = Literal["spent", "answer", "calibration", "simulations"]
+Section = Literal["spent", "temperature", "answer", "calibration", "simulations"]
 
 MOST_BYTES = 5 * 2**20
+_TEXT_BYTES = 2**18
 #: Tried in turn until the figures fit.
 _RESOLUTIONS = (144, 110, 80, 60)
 _CSS_PIXELS = 96
@@ -47,12 +50,13 @@ _CSS_PIXELS = 96
 
 @dataclass(frozen=True, eq=False)
 class ReportFigure:
-    """A figure and where it belongs; `image` is a `Figure`, or PNG bytes."""
+    """A figure and where it belongs; `image` is a `Figure`, or PNG bytes; `name` that of its file, without suffix."""
 
     title: str
     caption: str
     image: Figure | bytes
     section: Section
+    name: str = "figure"
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,13 @@ class ReportData:
         wall_seconds: Of the whole campaign.
         versions: Program to version.
         seed: Seed of the campaign.
-        posterior: beta to one summary a parameter.
         usage: Code that uses the model, to be copied.
+        posterior: beta to one summary a parameter.
+        trained: Whether there is a posterior; if not, the campaign is under way, or waits to be continued.
         failures: The most frequent ones.
+        costs: One entry a kind of proposal.
+        timeline: Simulations at work over time, None if too few have run.
+        recommendation: Which temperature to use, None where that cannot be said.
         comparison: Beside a known posterior, empty if there is none.
         comparison_rule: What counts as agreement, in words.
         widths: Whether the posterior widens at the lowest temperature.
@@ -175,9 +183,13 @@ class ReportData:
     wall_seconds: float
     versions: Mapping[str, str]
     seed: int
-    posterior: Mapping[float, Sequence[Summary]]
     usage: str
+    posterior: Mapping[float, Sequence[Summary]] = field(default_factory=dict)
+    trained: bool = True
     failures: Sequence[Failure] = ()
+    costs: Sequence[KindCost] = ()
+    timeline: Timeline | None = None
+    recommendation: Recommendation | None = None
     comparison: Sequence[Comparison] = ()
     comparison_rule: str = ""
     widths: Sequence[Width] = ()
@@ -200,13 +212,18 @@ class ReportData:
 
 @dataclass(frozen=True)
 class _Image:
-    """A figure ready for the page: `source` a data URL, `width` in CSS pixels."""
+    """A figure ready for the page: `width` in CSS pixels."""
 
     title: str
     caption: str
     section: Section
-    source: str
+    png: bytes
     width: int
+
+    @property
+    def source(self) -> str:
+        """A data URL."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 def summarize(draws: Array, names: Sequence[str]) -> list[Summary]:
@@ -221,8 +238,11 @@ def summarize(draws: Array, names: Sequence[str]) -> list[Summary]:
     ]
 
 
-def write_report(data: ReportData, path: Path) -> None:
-    """Writes the report as one HTML file, whole or not at all; a report already at `path` is replaced."""
+def write_report(data: ReportData, path: Path) -> list[bytes]:
+    """Writes the report as one HTML file, whole or not at all; a report already at `path` is replaced.
+
+    Returns the PNGs of `data.figures` as they are in the page.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -238,6 +258,7 @@ def write_report(data: ReportData, path: Path) -> None:
         rank_images=images[len(data.figures) :],
         betas=sorted(data.posterior),
         main_beta=min(data.posterior, key=lambda beta: abs(math.log(beta)), default=None),
+        level=LEVEL,
         tracking_uri=_without_credentials(data.mlflow.tracking_uri) if data.mlflow else "",
     )
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -246,10 +267,11 @@ def write_report(data: ReportData, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    return [image.png for image in images[: len(data.figures)]]
 
 
 def _images(data: ReportData) -> list[_Image]:
-    """All figures as data URLs, at the best resolution at which they fit; the last are the ranks, one a population."""
+    """All figures at the best resolution at which they fit; the last are the ranks, one a population."""
     ranks = [
         ReportFigure(
             f"Ranks: {result.population}",
@@ -264,7 +286,7 @@ def _images(data: ReportData) -> list[_Image]:
     images: list[_Image] = []
     for dpi in _RESOLUTIONS:
         images = [_image(figure, dpi) for figure in figures]
-        if sum(len(image.source) for image in images) < MOST_BYTES:
+        if sum(4 * len(image.png) // 3 for image in images) < MOST_BYTES - _TEXT_BYTES:
             break
     return images
 
@@ -278,8 +300,7 @@ def _image(figure: ReportFigure, dpi: int) -> _Image:
         figure.image.savefig(buffer, format="png", dpi=dpi)
         png = buffer.getvalue()
         width = round(figure.image.get_size_inches()[0] * _CSS_PIXELS)
-    source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return _Image(figure.title, figure.caption, figure.section, source, width)
+    return _Image(figure.title, figure.caption, figure.section, png, width)
 
 
 def _number(value: float) -> str:

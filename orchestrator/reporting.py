@@ -1,25 +1,45 @@
-"""From a run directory to its report: everything is read back, so that a report can be made again at any time."""
+"""From a run directory to its report: everything is read back, so that a report can be made again at any time.
+
+A campaign that has not finished has a report too, of what there is.
+"""
 
 from __future__ import annotations
 
 __all__ = ["comparison", "make_report"]
 
+import dataclasses
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from learners.posterior import TemperedPosterior
+from learners.training import bounded_threads
+from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
-from .figures import corner, predictive, progress, simulations_over_time, temperature_widths
-from .observation import Observation
+from .figures import (
+    MOST_POINTS,
+    corner,
+    cost,
+    fit_by_temperature,
+    predictive,
+    progress,
+    simulations_over_time,
+    temperature_widths,
+    utilization,
+)
+from .observation import Observation, recorded_observation
+from .predictive_bank import PredictiveBank, load_bank
+from .recommendation import Recommendation, recommend
 from .report import (
     CalibrationResult,
     Comparison,
@@ -32,12 +52,15 @@ from .report import (
     write_report,
 )
 from .run_directory import RunDirectory
-from .store import split_columns
+from .spending import DEPENDS, Timeline, cost_by_kind, runtime_dependence, timeline
 from .trainer import report_betas
 
 _DRAWS = 4000
+_COLUMNS = ("theta", "status", "reason", "worker", "started", "seconds", "proposal", "beta")
 #: A posterior agrees with a known one if its mean is within one standard deviation and its own is within a factor.
 _STD_FACTOR = 1.6
+#: Rows whose runtimes are compared with their parameters.
+_COST_ROWS = 50_000
 
 
 def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Comparison], list[Width]]:
@@ -69,71 +92,108 @@ def make_report(run: RunDirectory) -> list[Path]:
     """Writes `report.html` and `figures/*.png`; returns the paths of the latter.
 
     Raises:
-        RunDirectoryError, SavedModelError: No campaign there, or one that has not finished training.
+        RunDirectoryError, SavedModelError: No campaign there, or its posterior is damaged.
     """
     records = run.records()
+    data = _spent(run, records)
+    if run.posterior.exists():
+        with bounded_threads(1):
+            data = _answered(data, run, TemperedPosterior.load(run.path), recorded_observation(records))
+    pictures = write_report(data, run.report)
+    run.figures.mkdir(exist_ok=True)
+    paths = [run.figures / f"{figure.name}.png" for figure in data.figures]
+    for path, png in zip(paths, pictures, strict=True):
+        path.write_bytes(png)
+    return paths
+
+
+def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
+    """The report of a campaign that has no posterior yet."""
     config = records["config"]
-    posterior = TemperedPosterior.load(run.path)
-    table = run.store().read()
-    checks = read_check(run)
-    names = posterior.names
-    betas = report_betas(posterior.beta_range)
-    draws = _draws(posterior, betas)
-    figures: dict[str, ReportFigure] = {}
-    observation = _observation(records)
-    predictions = run.path / "predictive.npz"
-    if observation is not None and predictions.exists():
-        with np.load(predictions, allow_pickle=False) as arrays:
-            bands = {float(beta): arrays[beta] for beta in arrays.files}
-        figures["predictive"] = ReportFigure(
-            "The data and what the posterior predicts",
-            "Posterior predictive bands (50 % and 90 %) at each temperature over the observation, drawn from the "
-            "surrogate at posterior draws: no simulations were spent on them.",
-            predictive(observation, bands),
-            "answer",
-        )
-    if draws:
-        figures["corner"] = ReportFigure(
-            "The posterior at several temperatures",
-            "Every parameter, its densities scaled to one height, and every pair; contours hold 50 % and 90 %.",
-            corner({b: draws[b] for b in _few(betas)}, names),
-            "answer",
-        )
-        figures["widths"] = ReportFigure(
-            "Mean and spread against temperature",
-            "A lower beta trusts the simulator less: the posterior moves towards the prior and widens.",
-            temperature_widths(draws, names),
-            "answer",
-        )
-    theta, _ = split_columns(table)
-    beta = np.array([np.nan if b is None else b for b in table["beta"].to_pylist()])
-    figures["simulations"] = ReportFigure(
-        "Where the simulations went",
-        "Parameters in the order of the simulations.",
-        simulations_over_time(theta, beta, table["proposal"].to_pylist(), names),
-        "simulations",
-    )
-    if run.metrics.exists():
-        history = pd.read_json(run.metrics, lines=True)
-        figures["progress"] = ReportFigure(
-            "The campaign over time", "Simulations and held-out losses.", progress(history), "spent"
-        )
-    rows, widths = comparison(run, posterior)
-    frame = table.select(["status", "reason", "seconds"]).to_pandas()
-    data = ReportData(
+    table = run.store().read(_COLUMNS)
+    names = list(records.get("names") or config["parameters"])
+    history = pd.read_json(run.metrics, lines=True) if run.metrics.exists() else pd.DataFrame()
+    begun = records.get("started", 0.0)
+    ended = records.get("finished") or (history["time"].max() if "time" in history else begun)
+    timed = _timed(table)
+    started = timed["started"].cast(pa.int64()).to_numpy() / 1e6
+    times = timeline(started, timed["seconds"].to_numpy(), _codes(timed["worker"]))
+    return ReportData(
         name=config["name"],
-        question=_question(config, observation, posterior),
+        question=_question(config, recorded_observation(records)),
         parameters=names,
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         budget=_budget(config["budget"]),
-        counts={str(k): int(v) for k, v in frame["status"].value_counts().items()},
-        simulator_seconds=float(frame["seconds"].sum()),
-        wall_seconds=float(records.get("finished", records["started"]) - records["started"]),
+        counts=_counts(table),
+        simulator_seconds=float(pc.sum(timed["seconds"]).as_py() or 0.0),
+        wall_seconds=float(ended - begun),
         versions=_versions(),
         seed=config["seed"],
+        usage=_usage(run.path, None, records),
+        trained=False,
+        failures=_failures(table),
+        costs=cost_by_kind(table),
+        timeline=times,
+        figures=_spending_figures(table, names, history, times),
+        mlflow=_mlflow(records),
+    )
+
+
+def _spending_figures(
+    table: pa.Table, names: list[str], history: pd.DataFrame, times: Timeline | None
+) -> list[ReportFigure]:
+    found = []
+    if len(history):
+        caption = "Simulations and held-out losses."
+        found.append(ReportFigure("The campaign over time", caption, progress(history), "spent", "progress"))
+    if times is not None:
+        caption = (
+            f"Simulations at work, averaged over {float(times.edges[1]):.2g} s. Dashed: the most that ever were at the "
+            "same time. Pauses of the campaign, and waiting for a model, count as idle."
+        )
+        found.append(ReportFigure("How busy the workers were", caption, utilization(times), "spent", "utilization"))
+    if not len(table):
+        return found
+    timed = _timed(table)
+    if len(timed):
+        rows = np.random.default_rng(0).choice(len(timed), min(_COST_ROWS, len(timed)), replace=False)
+        theta, seconds = _theta(timed), timed["seconds"].to_numpy()
+        explained = runtime_dependence(theta[rows], seconds[rows])
+        caption = "Runtime does not depend noticeably on any single parameter."
+        if explained.max() > DEPENDS:
+            caption = "Shares are those of the variance of log seconds that a parameter explains by itself."
+        picture = cost(seconds, theta, names, explained)
+        found.append(ReportFigure("What simulations cost", caption, picture, "spent", "cost"))
+    caption = "Parameters in the order of the simulations."
+    if len(table) > MOST_POINTS:
+        caption = f"Parameters in the order of the simulations, a random {MOST_POINTS:,} of {len(table):,}."
+    picture = simulations_over_time(_theta(table), table["beta"].to_numpy(), _labels(table["proposal"]), names)
+    return [*found, ReportFigure("Where the simulations went", caption, picture, "simulations", "simulations")]
+
+
+def _answered(
+    data: ReportData, run: RunDirectory, posterior: TemperedPosterior, observation: Observation | None
+) -> ReportData:
+    """`data` with all that needs a posterior."""
+    names, betas = posterior.names, report_betas(posterior.beta_range)
+    draws: dict[float, Array] = {}
+    figures: list[ReportFigure] = []
+    recommendation = None
+    if observation is not None:
+        draws = {b: posterior.sample((_DRAWS,), beta=b, seed=0).double().numpy() for b in betas}
+        bank = load_bank(run, posterior)
+        if bank is not None:
+            recommendation = recommend(posterior, bank, observation.x)
+            figures += _prediction_figures(posterior, bank, observation, recommendation)
+        figures += _posterior_figures(draws, names)
+    rows, widths = comparison(run, posterior)
+    checks = read_check(run)
+    return dataclasses.replace(
+        data,
+        trained=True,
+        usage=_usage(run.path, posterior, run.records(), _example_beta(recommendation)),
         posterior={b: summarize(draws[b], names) for b in draws},
-        usage=_usage(run.path, posterior, records),
-        failures=_failures(frame),
+        recommendation=recommendation,
         comparison=rows,
         comparison_rule=(
             "Agreement at beta = 1 means: the mean within one known standard deviation of the known mean, and the "
@@ -143,23 +203,83 @@ def make_report(run: RunDirectory) -> list[Path]:
         beta_low=posterior.beta_range[0],
         calibration=[_calibration(result) for result in checks],
         warnings=_warnings(posterior, checks),
-        figures=list(figures.values()),
-        mlflow=_mlflow(records),
+        figures=[*figures, *data.figures],
     )
-    write_report(data, run.report)
-    run.figures.mkdir(exist_ok=True)
-    paths = []
-    for name, figure in figures.items():
-        if isinstance(figure.image, Figure):
-            paths.append(run.figures / f"{name}.png")
-            figure.image.savefig(paths[-1], dpi=110)
-    return paths
 
 
-def _draws(posterior: TemperedPosterior, betas: list[float]) -> dict[float, np.ndarray]:
-    if posterior.default_x is None:
-        return {}
-    return {b: posterior.sample((_DRAWS,), beta=b, seed=0).double().numpy() for b in betas}
+def _prediction_figures(
+    posterior: TemperedPosterior,
+    bank: PredictiveBank,
+    observation: Observation,
+    recommendation: Recommendation | None,
+) -> list[ReportFigure]:
+    found = []
+    if recommendation is not None:
+        caption = (
+            "Posterior predictive p-value of the observation at each temperature; red: below 0.05. Dashed: the "
+            "recommended temperature."
+        )
+        picture = fit_by_temperature(recommendation)
+        found.append(ReportFigure("Does the posterior predict the data?", caption, picture, "temperature", "fit"))
+    draws = {b: bank.at(posterior, b, observation.x) for b in report_betas(posterior.beta_range)}
+    if not any(d.enough for d in draws.values()):
+        return found
+    caption = (
+        "Posterior predictive bands (50 % and 90 %) at each temperature over the observation, drawn from "
+        f"{bank.origin}: no simulations were spent on them."
+    )
+    picture = predictive(observation, {b: d.resampled() for b, d in draws.items() if d.enough})
+    return [*found, ReportFigure("The data and what the posterior predicts", caption, picture, "answer", "predictive")]
+
+
+def _posterior_figures(draws: dict[float, Array], names: Sequence[str]) -> list[ReportFigure]:
+    pairs = corner({b: draws[b] for b in _few(list(draws))}, names)
+    pairs_caption = "Every parameter, its densities scaled to one height, and every pair; contours hold 50 % and 90 %."
+    widths_caption = "A lower beta trusts the simulator less: the posterior moves towards the prior and widens."
+    return [
+        ReportFigure("The posterior at several temperatures", pairs_caption, pairs, "answer", "corner"),
+        ReportFigure(
+            "Mean and spread against temperature", widths_caption, temperature_widths(draws, names), "answer", "widths"
+        ),
+    ]
+
+
+def _timed(table: pa.Table) -> pa.Table:
+    """The rows that the campaign has simulated; imported ones have no times."""
+    return table.filter(pc.and_(table["started"].is_valid(), table["seconds"].is_valid()))
+
+
+def _theta(table: pa.Table) -> Array:
+    """`(n, d)`."""
+    column = table["theta"].combine_chunks()
+    values: Array = column.flatten().to_numpy()
+    return values.reshape(len(table), -1)
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """A number for each distinct text."""
+    return column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+
+
+def _labels(column: pa.ChunkedArray) -> np.ndarray:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    """Status to number of simulations, the most frequent first."""
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(table["status"]).to_pylist()}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _failures(table: pa.Table) -> list[Failure]:
+    failed = table.filter(pc.not_equal(table["status"], "ok")).group_by(["status", "reason"])
+    rows = failed.aggregate([("id", "count")]).sort_by([("id_count", "descending")]).slice(0, 10)
+    return [Failure(r["status"], r["reason"], r["id_count"]) for r in rows.to_pylist()]
+
+
+def _example_beta(recommendation: Recommendation | None) -> float:
+    return 1.0 if recommendation is None or recommendation.recommended is None else recommendation.recommended
 
 
 def _few(betas: list[float]) -> list[float]:
@@ -168,16 +288,8 @@ def _few(betas: list[float]) -> list[float]:
     return sorted({betas[0], middle, betas[-1]})
 
 
-def _observation(records: dict[str, Any]) -> Observation | None:
-    stored = records.get("observation")
-    if stored is None:
-        return None
-    index = None if stored["index"] is None else np.array(stored["index"])
-    return Observation(np.array(stored["x"]), tuple(stored["series"]), index, stored["index_name"])
-
-
-def _question(config: dict[str, Any], observation: Observation | None, posterior: TemperedPosterior) -> str:
-    low, high = posterior.beta_range
+def _question(config: dict[str, Any], observation: Observation | None) -> str:
+    low, high = config["temperature"]["low"], config["temperature"]["high"]
     family = f"p(theta) p(x | theta)^beta for every beta from {low:g} to {high:g}"
     section = config["simulator"]
     program = " ".join(section.get("command") or [])  # Not in campaigns from before there were programs.
@@ -198,12 +310,6 @@ def _budget(budget: dict[str, Any]) -> str:
     if budget["hours"] is not None:
         limits.append(f"{budget['hours']:g} hours of simulating")
     return " or ".join(limits)
-
-
-def _failures(frame: pd.DataFrame) -> list[Failure]:
-    failed = frame[frame["status"] != "ok"]
-    counts = failed.groupby(["status", "reason"]).size().sort_values(ascending=False)
-    return [Failure(str(key[0]), str(key[1]), int(n)) for key, n in counts.head(10).items()]  # type: ignore[index]
 
 
 def _calibration(result: CheckResult) -> CalibrationResult:
@@ -233,16 +339,19 @@ def _mlflow(records: dict[str, Any]) -> MlflowRun | None:
     return MlflowRun(tracked["uri"], tracked["run_id"], model, None)
 
 
-def _usage(path: Path, posterior: TemperedPosterior, records: dict[str, Any]) -> str:
+def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, Any], beta: float = 1.0) -> str:
+    """What to copy and paste; `beta` is the temperature of the examples."""
+    if posterior is None:
+        return f"temperflow status {path}\ntemperflow report {path}   # this page, anew"
     x = "" if posterior.default_x is not None else "x=x_o, "
+    low, high = posterior.beta_range
+    beta = min(max(beta, low), high)
     lines = [
         "from learners import TemperedPosterior",
         "",
         f'posterior = TemperedPosterior.load("{path}")',
-        f"theta = posterior.sample((1000,), {x}beta=0.5)      # (1000, {posterior.dim_theta})"
-        if posterior.beta_range[0] <= 0.5 <= posterior.beta_range[1]
-        else f"theta = posterior.sample((1000,), {x}beta={posterior.beta_range[1]:g})",
-        f"log_q = posterior.log_prob(theta, {x}beta=1.0)" if x else "log_q = posterior.log_prob(theta, beta=1.0)",
+        f"theta = posterior.sample((1000,), {x}beta={beta:.3g})  # (1000, {posterior.dim_theta})",
+        f"log_q = posterior.log_prob(theta, {x}beta={beta:.3g})",
     ]
     tracked = _mlflow(records)
     if tracked is not None:
@@ -251,9 +360,15 @@ def _usage(path: Path, posterior: TemperedPosterior, records: dict[str, Any]) ->
             "# or from the model registry",
             "import mlflow",
             f'model = mlflow.pyfunc.load_model("models:/{tracked.model_name}/1")  # or another version',
-            'draws = model.predict(x_as_data_frame, params={"beta": 0.5, "num_samples": 1000})',
+            f'draws = model.predict(x_as_data_frame, params={{"beta": {beta:.3g}, "num_samples": 1000}})',
         ]
-    return "\n".join(lines)
+    commands = [
+        "",
+        "# or from the command line",
+        f"# temperflow sample {path} --beta {beta:.3g} -n 1000 --out draws.csv",
+        f"# temperflow explore {path}",
+    ]
+    return "\n".join(lines + commands)
 
 
 def _versions() -> dict[str, str]:

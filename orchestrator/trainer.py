@@ -58,12 +58,13 @@ class Trained:
     Attributes:
         posterior: The network.
         losses: Held-out losses by name.
-        predictive: Temperature to draws of the posterior predictive at the observation, by the surrogate, `(n, k)`.
+        predictive: Draws of the posterior predictive at the observation, by the surrogate: arrays `beta` `(m,)`,
+            `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation.
     """
 
     posterior: TemperedPosterior
     losses: dict[str, float]
-    predictive: dict[float, np.ndarray]
+    predictive: dict[str, np.ndarray]
 
 
 def report_betas(beta_range: tuple[float, float]) -> list[float]:
@@ -173,12 +174,15 @@ class Trainer:
         posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
         posterior = self.learner.posterior(metadata)
         losses = {"surrogate_loss": surrogate_loss, "posterior_loss": posterior_loss}
-        predictive = {}
-        if posterior.default_x is not None:
-            for beta in report_betas(posterior.beta_range):
-                theta = posterior.sample((_PREDICTIVE,), beta=beta, seed=self.learner.seed)
-                predictive[beta] = self.learner.predict(theta).numpy()
-        return Trained(posterior, losses, predictive)
+        return Trained(posterior, losses, self._predictive(posterior))
+
+    def _predictive(self, posterior: TemperedPosterior) -> dict[str, np.ndarray]:
+        if posterior.default_x is None:
+            return {}
+        betas = report_betas(posterior.beta_range)
+        theta = [posterior.sample((_PREDICTIVE,), beta=b, seed=self.learner.seed + i) for i, b in enumerate(betas)]
+        x = [self.learner.predict(draws) for draws in theta]
+        return {"beta": np.array(betas), "theta": torch.stack(theta).numpy(), "x": torch.stack(x).numpy()}
 
     def _look_ahead(self) -> tuple[TemperedDensity, Candidates, float, float]:
         assert self.learner.focus is not None

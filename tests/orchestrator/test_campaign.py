@@ -20,6 +20,7 @@ from mlflow.entities import Run
 from learners import TemperedPosterior
 from orchestrator import Campaign
 from orchestrator.campaign import CampaignResult
+from orchestrator.explorer import load_explored
 from orchestrator.store import SimulationStore
 from simulators.errors import DataError, ObservationError, RunDirectoryError
 
@@ -147,6 +148,23 @@ def test_the_registered_model_answers(finished: Finished) -> None:
     with pytest.raises(mlflow.MlflowException, match="outside the trained range"):
         model.predict(x, params={"beta": 9.0})
     assert not list(Path(mlflow.artifacts.download_artifacts("models:/small/1")).rglob("*.pkl"))
+
+
+def test_the_explorer_takes_the_run_and_the_registered_model(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", finished.uri)
+    run, model = load_explored(str(finished.result.directory)), load_explored("models:/small/1")
+    for explored in (run, model):
+        assert explored.observed
+        np.testing.assert_allclose(explored.observation.x, [0.5, -0.3, 0.1])
+        draws = explored.posterior.sample((20,), beta=0.5, seed=1)
+        torch.testing.assert_close(draws, finished.result.posterior.sample((20,), beta=0.5, seed=1))
+    assert run.bank is not None
+    assert len(run.bank) == 5 * 400
+    assert run.recommendation is not None
+    assert len(run.checks) == 2
+    assert model.bank is None
 
 
 def test_running_again_simulates_nothing_and_gives_the_same_answer(finished: Finished) -> None:

@@ -100,7 +100,7 @@ def test_check_and_report_can_be_made_again(hudson: Path, temperflow: Temperflow
     assert (hudson / "report.html").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report"])
+@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "explore"])
 def test_help_has_an_example(temperflow: Temperflow, command: str) -> None:
     code, text = temperflow(command, "--help")
     assert code == 0
@@ -123,6 +123,8 @@ def test_errors_are_one_message_and_no_traceback(hudson: Path, tmp_path: Path, t
         ("sample", hudson, "--x", short, "--out", draws): "expected an observation of 42 numbers",
         ("sample", hudson, "--x", tmp_path / "no.csv", "--out", draws): "there is no such file",
         ("report", tmp_path / "nowhere"): "no campaign.json",
+        ("explore", tmp_path / "nowhere"): "no campaign.json",
+        ("explore", "models:/nothing@champion"): "models:/nothing@champion cannot be loaded",
     }
     for arguments, message in cases.items():
         code, text = temperflow(*arguments)

@@ -14,6 +14,7 @@ from orchestrator.corner import density, hpd_levels
 from orchestrator.figure_style import beta_color, limits, plain
 from orchestrator.figures import (
     corner,
+    fit_by_temperature,
     predictive,
     progress,
     sbc_ranks,
@@ -22,6 +23,7 @@ from orchestrator.figures import (
 )
 from orchestrator.observation import Observation
 from orchestrator.rank_band import ecdf, rank_band
+from orchestrator.recommendation import Recommendation
 from simulators.errors import ObservationError
 from simulators.outcome import Array
 
@@ -266,6 +268,18 @@ class TestProgress:
         assert rendered(progress(self.history().iloc[:1]))
         assert "nothing was recorded" in texts_of(progress(self.history().iloc[:0]))
         assert "nothing was recorded" in texts_of(progress(pd.DataFrame()))
+
+
+class TestFit:
+    def test_marks_the_recommended_temperature(self) -> None:
+        found = Recommendation(np.geomspace(0.1, 1.0, 5), np.array([0.9, 0.5, 0.2, 0.06, 0.01]), 0.56)
+        figure = fit_by_temperature(found)
+        assert figure.axes[0].lines[-1].get_xdata()[0] == 0.56  # type: ignore[index]
+        assert rendered(figure)
+
+    def test_of_one_temperature_or_none_recommended(self) -> None:
+        assert rendered(fit_by_temperature(Recommendation(np.array([0.5]), np.array([0.2]), 0.5)))
+        assert rendered(fit_by_temperature(Recommendation(np.array([0.1, 1.0]), np.zeros(2), None)))
 
 
 class TestWidths:

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from orchestrator import report
+from orchestrator.recommendation import Recommendation
 from orchestrator.report import (
     CalibrationResult,
     Comparison,
@@ -25,6 +26,7 @@ from orchestrator.report import (
     summarize,
     write_report,
 )
+from orchestrator.spending import KindCost, Timeline
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 EVIL = "<script>alert(1)</script>"
@@ -92,6 +94,9 @@ def data() -> ReportData:
         seed=7,
         posterior={beta: summarize(rng.normal(size=(100, 2)), names) for beta in (0.1, 1.0)},
         usage='posterior.sample((1000,), x=x_o, beta=0.5)\nposterior.log_prob(theta, x=x_o) < 0 & "quoted"',
+        costs=[KindCost("tempered", 900, 10, 7000.0), KindCost("prior", 100, 0, 384.0)],
+        timeline=Timeline(np.linspace(0, 100, 11), np.full(10, 1.5), 2, 0.754),
+        recommendation=Recommendation(np.array([0.1, 0.32, 1.0]), np.array([0.6, 0.2, 0.01]), 0.32),
         failures=[Failure("timeout", "killed after 10 s", 9), Failure("crashed", "signal 11", 1)],
         comparison=[Comparison("alpha", 1.0, 0.1, 1.05, 0.12, True), Comparison("gamma", 1.0, 0.1, 1.3, 0.1, False)],
         comparison_rule="Agreement means within one standard deviation.",
@@ -120,6 +125,7 @@ def test_sections_in_order(data: ReportData, tmp_path: Path) -> None:
     assert sections == [
         "asked",
         "spent",
+        "temperature",
         "answer",
         "comparison",
         "calibration",
@@ -146,6 +152,9 @@ def test_says_what_happened(data: ReportData, tmp_path: Path) -> None:
         "name: hudson-bay budget: {simulations: 1000}",
         'posterior.log_prob(theta, x=x_o) < 0 & "quoted"',
         "hudson-bay, version 3",
+        "75.4 % of the time of 2 slots went into simulations",
+        "tempered 900 10 1 h 56 min 94.8 % 7.78 s",
+        "Recommended: β = 0.32. Just above β = 0.32 the observation is extreme",
     ):
         assert expected in text
 
@@ -221,12 +230,39 @@ def test_an_amortized_campaign_without_anything(data: ReportData, tmp_path: Path
         warnings=(),
         figures=(),
         mlflow=None,
+        costs=(),
+        timeline=None,
+        recommendation=None,
     )
     text = page_of(bare, tmp_path).text
     assert "the model answers any observation" in text
     assert "Calibration was not checked" in text
     assert "every simulation gave a result" in text
     assert "Comparison" not in text
+    assert "No temperature is recommended" in text
+
+
+def test_a_campaign_under_way_has_no_answer_yet(data: ReportData, tmp_path: Path) -> None:
+    early = dataclasses.replace(data, trained=False, posterior={}, comparison=(), widths=(), calibration=(), figures=())
+    page = page_of(early, tmp_path)
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == ["asked", "spent", "simulations", "failures", "use", "provenance"]
+    assert "There is no posterior yet" in page.text
+    assert "10 simulations of 1,000 (1.0 %) gave no result" in page.text
+
+
+def test_no_fitting_temperature_is_said(data: ReportData, tmp_path: Path) -> None:
+    nothing = Recommendation(np.array([0.1, 1.0]), np.array([0.02, 0.01]), None)
+    text = page_of(dataclasses.replace(data, recommendation=nothing), tmp_path).text
+    assert "Recommended β none trained from 0.1" in text
+    assert "None in the trained range: even at β = 0.1 the observation is extreme" in text
+
+
+def test_gives_back_the_pictures(data: ReportData, tmp_path: Path) -> None:
+    pictures = write_report(data, tmp_path / "report.html")
+    assert len(pictures) == len(data.figures)
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert pictures[1] == data.figures[1].image
 
 
 def test_replaces_the_old_report_whole(data: ReportData, tmp_path: Path) -> None:

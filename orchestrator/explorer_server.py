@@ -1,0 +1,56 @@
+"""The server of the explorer's page. It listens on the loopback interface, and nowhere else."""
+
+from __future__ import annotations
+
+__all__ = ["make_server", "serve"]
+
+import logging
+import webbrowser
+
+import torch
+from bokeh.server.server import Server
+
+from simulators.errors import ConfigError
+
+from .explorer import Explored
+from .explorer_observation import MOST_UPLOAD_BYTES
+from .explorer_page import ExplorerPage, page_variables
+
+_HOST = "127.0.0.1"
+
+
+def make_server(explored: Explored, port: int) -> Server:
+    """A server of the page that listens at `port` (0: any that is free); its loop is to be started.
+
+    Raises:
+        ConfigError: The port cannot be used.
+    """
+    # What a user can mend is said on the page; a closed browser window is no news.
+    for name in ("bokeh", "tornado"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    variables = page_variables(explored)
+    try:
+        return Server(
+            lambda document: ExplorerPage(explored).attach(document, variables),
+            address=_HOST,
+            port=port,
+            websocket_max_message_size=2 * MOST_UPLOAD_BYTES,
+        )
+    except OSError as error:
+        raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
+
+
+def serve(explored: Explored, port: int, browser: bool) -> None:
+    """Serves the page until it is interrupted."""
+    # The networks are too small to gain from threads, and threads that wait by spinning fight the browser for cores.
+    torch.set_num_threads(1)
+    server = make_server(explored, port)
+    url = f"http://localhost:{server.port}/"
+    print(f"{explored.name}: {url} (Ctrl-C ends)", flush=True)
+    if browser:
+        server.io_loop.add_callback(webbrowser.open, url)
+    server.start()
+    try:
+        server.io_loop.start()
+    except KeyboardInterrupt:
+        server.stop()
