@@ -54,7 +54,9 @@ def gaps(started: np.ndarray, seconds: np.ndarray, worker: np.ndarray) -> float:
     return float(np.median(np.array(found).clip(0)))
 
 
-def _campaign(simulate: Callable[..., Any], n: int, folder: Path, slots: int, method: str, **options: Any) -> Any:
+def _campaign(
+    simulate: Callable[..., Any], n: int, folder: Path, slots: int, method: str, growth: float = 0.5, **options: Any
+) -> Any:
     import ray
     import torch
 
@@ -68,7 +70,7 @@ def _campaign(simulate: Callable[..., Any], n: int, folder: Path, slots: int, me
         prior,
         budget=n,
         directory=folder / "run",
-        acquisition={"method": method},
+        acquisition={"method": method, "growth": growth},
         calibration={"share": 0.0},
         tracking={"enabled": False},
         **options,
@@ -76,18 +78,20 @@ def _campaign(simulate: Callable[..., Any], n: int, folder: Path, slots: int, me
 
 
 class _Meter(threading.Thread):
-    """Resident memory and processor time of this process, over rows in the store."""
+    """Resident memory of this process, and processor time of all its threads and of the loop's alone."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, float]] = []
+        self.samples: list[tuple[float, float, float, float]] = []
+        self._loop = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
 
     def run(self) -> None:
         import psutil
 
         process = psutil.Process()
         while True:
-            self.samples.append((time.time(), process.memory_info().rss / 2**20, time.process_time()))
+            loop = time.clock_gettime(self._loop)
+            self.samples.append((time.time(), process.memory_info().rss / 2**20, time.process_time(), loop))
             time.sleep(0.1)
 
 
@@ -111,9 +115,10 @@ def _ours(launched: float, simulate: Callable[..., Any], n: int, slots: int, met
     result = {
         "first_simulation_s": started.min() - launched,
         "simulations_per_s": n / (ended - started.min()),
-        "driver_ms_per_simulation": 1e3 * (samples[-1][2] - samples[0][2]) / n if samples else float("nan"),
+        "loop_ms_per_simulation": 1e3 * (samples[-1][3] - samples[0][3]) / n if samples else float("nan"),
+        "process_ms_per_simulation": 1e3 * (samples[-1][2] - samples[0][2]) / n if samples else float("nan"),
         "driver_memory_change_mib": max(after) - after[0] if after else float("nan"),
-        **utilization(started, seconds, slots if slots != 2 else 2),
+        **utilization(started, seconds, slots),
     }
     if n < 10_000:
         result["median_gap_ms"] = 1e3 * gaps(started, seconds, worker)
@@ -121,7 +126,7 @@ def _ours(launched: float, simulate: Callable[..., Any], n: int, slots: int, met
 
 
 def sleeping_64(launched: float) -> dict:
-    """640 log-normal sleeps on 64 slots, trainer and acquisition active."""
+    """640 log-normal sleeps on 64 slots, trainer and acquisition active; simulating does not wait for models."""
     lengths = durations(SLEEPS)
 
     def simulate(theta: np.ndarray, seed: int) -> np.ndarray:
@@ -130,7 +135,8 @@ def sleeping_64(launched: float) -> dict:
 
     # The final training is not what is measured here.
     learner = {"refine_epochs": 2, "posterior_epochs": 1, "pairs": 2000, "bank": 16}
-    return _ours(launched, simulate, SLEEPS, SLOTS, "default", learner=learner)
+    # Ten seconds of simulating would wait for models that take longer, were it not told to run ahead of them.
+    return _ours(launched, simulate, SLEEPS, SLOTS, "default", growth=100.0, learner=learner)
 
 
 def sleeping_64_alone(launched: float) -> dict:
@@ -178,7 +184,8 @@ TARGETS = {
     ("sleeping_64", "utilization"): ">= 0.985",
     ("sleeping_64", "first_simulation_s"): "<= 15",
     ("sleeping_64", "median_gap_ms"): "<= 5",
-    ("sleeping_64_alone", "driver_ms_per_simulation"): "<= 1",
+    ("sleeping_64_alone", "loop_ms_per_simulation"): "<= 1",
+    ("sleeping_64_alone", "process_ms_per_simulation"): "<= 1",
     ("sleeping_2", "utilization"): ">= 0.95",
     ("sleeping_2", "first_simulation_s"): "<= 15",
     ("cheap", "simulations_per_s"): ">= 50,000",
@@ -205,7 +212,8 @@ def peers() -> None:
                 )
             except Exception as error:
                 print(f"{name}  {peer}: {error}")
-        for batched, n in ((False, 20_000), (True, 1_000_000)):
+        # falcon-sbi puts and gets every simulation, also in a batch.
+        for batched, n in ((False, 20_000), (True, 20_000 if peer == "falcon-sbi" else 2_000_000)):
             try:
                 rate = pool_peers.cheap(peer, n, 2, batched)
                 print(f"cheap{'_batched' if batched else ''}  {peer}: {rate:,.0f} simulations/s", flush=True)

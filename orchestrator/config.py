@@ -207,7 +207,8 @@ class AcquisitionConfig(_Model):
     """Prior draws before the first fit; by default an eighth of the budget, between 100 and 1000."""
     growth: float = Field(0.5, gt=0)
     """How far, relative to what the model was trained on, simulating may run ahead of a trainer that is
-    slower than the simulator. Costly simulations never wait."""
+    slower than the simulator; above 1 also relative to `initial`, before the first model. Costly simulations never
+    wait."""
 
 
 class CalibrationConfig(_Model):

@@ -283,7 +283,7 @@ class SimulationLoop:
             cheap = initial * seconds / self.pool.slots < _CHEAP_START_SECONDS
             # Where too many fail to train, another portion follows.
             portions = 1 if self._ready(initial, self.trainable) else 1 + self.trainable // initial
-            return portions * initial - self.trainable if cheap else unlimited
+            return int(max(1.0, self.config.growth) * portions * initial) - self.trainable if cheap else unlimited
         ahead = self.config.growth * self.snapshot.rows
         training = self.trainer.last_seconds or 0.0
         if ahead * seconds / self.pool.slots >= 0.5 * training:
