@@ -21,7 +21,7 @@ from .proposal import Finished, Integers, Proposals
 _TASK_SECONDS = 0.5
 _MAX_BATCH = 1 << 16
 #: From one task to the next: what ran fast once may not always.
-_GROWTH = 32
+_GROWTH = 8
 #: A task of parameters and results of about this size travels well.
 _MAX_NUMBERS = 1 << 21
 #: Beyond its retries, how often a simulation starts again after losses that were not its fault.
@@ -202,6 +202,9 @@ class SimulationPool:
         return [finished if rows.all() else finished.take(rows)]
 
     def _batch_size(self) -> int:
+        # What ends first is fast: not before two for each slot have ended do they speak for the others.
+        if self._pace.tasks < 2 * self.slots:
+            return 1
         width = self._pace.numbers + (self._fresh[0].theta.shape[1] if self._fresh else 1)
         limit = min(_MAX_BATCH, _MAX_NUMBERS // width, _GROWTH * self._pace.largest)
         return max(1, min(limit, int(_TASK_SECONDS / self._pace.slow)))
@@ -211,19 +214,20 @@ class _Pace:
     """How long simulations take, and how much they return, learned from tasks as they end.
 
     Attributes:
+        tasks: How many have ended.
         numbers: Length of a result.
         largest: Rows of the largest task so far.
     """
 
     def __init__(self) -> None:
-        self._tasks = 0
+        self.tasks = 0
         self._rows = self._sum = self._squares = 0.0
         self.numbers = self.largest = 1
 
     @property
     def known(self) -> bool:
         """Whether a simulation has ended."""
-        return self._tasks > 0
+        return self.tasks > 0
 
     @property
     def seconds(self) -> float:
@@ -233,16 +237,16 @@ class _Pace:
     @property
     def slow(self) -> float:
         """A length that most simulations stay below; infinite before the first has ended."""
-        if not self._tasks:
+        if not self.tasks:
             return math.inf
         variance = self._squares / self._rows - self.seconds**2
         return max(1e-7, self.seconds + math.sqrt(max(0.0, variance)))
 
     def learn(self, n: int, end: Ended) -> None:
         """From a task of `n` simulations."""
-        self._tasks += 1
+        self.tasks += 1
         # The very first includes what a simulator does only once.
-        kept = 0.0 if self._tasks == 2 else 0.95
+        kept = 0.0 if self.tasks == 2 else 0.95
         single = end.outcomes.seconds
         cost = single + max(0.0, end.seconds - float(single.sum())) / n
         self._rows = kept * self._rows + n
