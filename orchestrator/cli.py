@@ -105,7 +105,9 @@ def status(directory: RunDir) -> None:
         else f"[bold]{records['config']['name']}[/bold]: {state}"
     )
     of = f" of {budget['simulations']}" if budget.get("simulations") else ""
-    console.print(f"{len(frame)}{of} simulations, {frame['seconds'].sum():.1f} simulator-seconds")
+    imported = int((frame["proposal"] == "imported").sum())
+    beside = f" and {imported} imported" if imported else ""
+    console.print(f"{len(frame) - imported}{of} simulations{beside}, {frame['seconds'].sum():.1f} simulator-seconds")
     table = Table("status", "reason", "simulations", "attempts")
     groups = frame.groupby(["status", "reason"], dropna=False)
     for (kind, reason), part in sorted(groups, key=lambda item: -len(item[1]))[:20]:

@@ -37,6 +37,7 @@ from .tracking import Tracker
 from .trainer import Snapshot, Trainer
 
 _METRIC_SECONDS = 2.0
+_TICK_SECONDS = 0.1
 _REMEMBER_SECONDS = 10.0
 
 
@@ -128,7 +129,7 @@ class Execution:
         self._begin = time.monotonic()
         self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
         self._simulating_since: float | None = None
-        self._remembered = -math.inf
+        self._remembered = self._ticked = -math.inf
         self._last_metrics = -math.inf
         self._window: list[tuple[float, int]] = []
 
@@ -280,8 +281,11 @@ class Execution:
         return self.problem.observation is not None
 
     def _tick(self) -> None:
-        done = self.loop.spent
         now = time.monotonic()
+        if now - self._ticked < _TICK_SECONDS:
+            return
+        self._ticked = now
+        done = self.loop.spent
         self._window.append((now, done))
         self._window = [entry for entry in self._window if now - entry[0] < 15.0]
         since, before = self._window[0]
@@ -327,6 +331,6 @@ class Execution:
             smallest = {f"sbc_min_p/{result.kind}": min(result.p_values)}
             self.tracker.metrics(smallest, self.loop.spent)
         self.tracker.text(json.dumps(self.config.model_dump(mode="json"), indent=1), "config.json")
-        self.tracker.dataset(self.run.simulations, self.store.digest(), len(self.store))
+        self.tracker.dataset(self.store.location, self.store.digest(), len(self.store))
         self.tracker.model(self.run.posterior, posterior, self.config.tracking.model or self.config.name)
         self.tracker.artifact(self.run.report)

@@ -188,7 +188,7 @@ class RayHosts:
             return []
         refs = [ref for ref in waiting if ref is not None]
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
-        if done and len(refs) > 1:
+        if done and len(refs) > _WIDEST:  # Else the next turn is as good.
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         found: list[Ended | Lost] = []
         for ref in done:
@@ -284,12 +284,13 @@ class RayHosts:
         labels = node.get("Labels", {})
         if any(labels.get(name) != value for name, value in self._resources.labels.items()):
             return
-        free = dict(available)
+        free, need = dict(available), self._need()
         if self._reserved is not None and self._reserved.node == node["NodeID"]:
-            # What is reserved may not have been taken yet; whoever asks early must not take it.
+            # What is reserved may not have been taken yet; it is not free all the same.
+            ours = sum(host.width for host in self._hosts if host.node == node["NodeID"])
             for name, amount in self._reserved.resources.items():
-                free[name] = min(free.get(name, 0.0), node["Resources"].get(name, 0.0) - amount)
-        need = self._need()
+                others = node["Resources"].get(name, 0.0) - amount - ours * need.get(name, 0.0)
+                free[name] = min(free.get(name, 0.0), others)
         fits = min((free.get(name, 0.0) / amount for name, amount in need.items()), default=0.0)
         starting = sum(h.width for h in self._hosts if h.node == node["NodeID"] and h.starting is not None)
         left = math.floor(fits + 1e-9) - starting

@@ -93,20 +93,20 @@ class Tracker:
         """Logs a text as a file."""
         self._submit(lambda: self._client.log_text(self.run_id, text, name))
 
-    def dataset(self, path: Path, digest: str, rows: int) -> None:
-        """Logs where the simulations are and what they are."""
+    def dataset(self, location: str, digest: str, rows: int) -> None:
+        """Logs where the simulations are, a path or a URI, and what they are."""
 
         def log() -> None:
             from mlflow.data.meta_dataset import MetaDataset
             from mlflow.entities import DatasetInput, InputTag
 
-            source = _path_source(path)
+            source = _source(location)
             dataset = MetaDataset(  # type: ignore[abstract]
                 source, name="simulations", digest=digest[:32]
             )._to_mlflow_entity()
             tags = [InputTag("mlflow.data.context", "simulations"), InputTag("rows", str(rows))]
             self._client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
-            self._client.set_tag(self.run_id, "simulations.path", str(path))
+            self._client.set_tag(self.run_id, "simulations.path", location)
             self._client.set_tag(self.run_id, "simulations.digest", digest)
 
         self._submit(log)
@@ -253,7 +253,9 @@ def _commit() -> str | None:
     return found.stdout.strip()
 
 
-def _path_source(path: Path) -> Any:
+def _source(location: str) -> Any:
     from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 
-    return get_dataset_source_from_json(json.dumps({"uri": path.as_uri()}), "local")
+    remote = "://" in location
+    kind = "s3" if location.startswith("s3://") else "local"
+    return get_dataset_source_from_json(json.dumps({"uri": location if remote else Path(location).as_uri()}), kind)

@@ -273,3 +273,66 @@ def test_a_clock_that_jumps_changes_nothing(folder: Path, hours: int, monkeypatc
     assert calls[0] > 3
     assert rows(folder / "run").index.tolist() == list(range(300))
     assert 0 < campaign.run_directory.records()["simulating_seconds"] < PATIENCE
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_full_disk_delays_rows_and_loses_none(folder: Path) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        (disk / "ballast").write_bytes(bytes(500_000))
+        config = configure(folder, "brief", {"simulations": 200}, store=str(disk / "simulations"))
+        process, log = start_simulating(config, folder)
+        wait_until(lambda: process.poll() is not None or "wait to be stored" in log.read_text())
+        assert process.poll() is None
+        (disk / "ballast").unlink()
+        assert process.wait(PATIENCE) == 0, log.read_text()
+        table = SimulationStore(disk / "simulations").read(["status"])
+        assert table["id"].to_pylist() == list(range(200))
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_program_that_writes_garbage_is_a_failure_with_its_reason(folder: Path) -> None:
+    (folder / "program.sh").write_text(
+        '#!/bin/sh\ncase $1 in -*) echo "no numbers" > "$2";; *) echo "$1" > "$2";; esac\n'
+    )
+    (folder / "program.sh").chmod(0o755)
+    simulator = {"function": None, "command": ["./program.sh", "{a}", "{output}"], "output": "csv"}
+    config = configure(folder, "none", {"simulations": 30}, simulator=simulator)
+    assert Campaign.from_file(config, directory=folder / "run").simulate(progress=False) == 30
+    table = rows(folder / "run")
+    negative = table["theta"].str[0] < 0
+    assert set(table[negative]["status"]) == {"wrong_type"}
+    assert set(table[~negative]["status"]) == {"ok"}
+    text = CliRunner().invoke(app, ["status", str(folder / "run")], env={"COLUMNS": "300"}).output
+    assert "wrong_type" in text
+    assert "no numbers" in text
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_second_interrupt_ends_at_once(folder: Path) -> None:
+    config = configure(folder, "uneven", {"simulations": 500}, simulator={"stop_wait": 20.0})
+    process, log = start_simulating(config, folder)
+    wait_until(lambda: process.poll() is not None or _stored(folder / "run") >= 3)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) != 0
+    assert "Traceback" not in log.read_text()
+    stored = rows(folder / "run")
+    assert stored.index.is_unique
+    assert len(stored) < 500
+
+
+def start_simulating(config: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """`temperflow simulate` on the cluster, and the file with all that it says."""
+    command = [str(Path(sys.executable).with_name("temperflow")), "simulate", str(config), "--dir", str(folder / "run")]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    return process, log

@@ -169,6 +169,22 @@ def test_poison_fails_and_harms_no_other(pools: list[SimulationPool], simulator:
     assert done[13][1] >= 2
 
 
+def test_a_worker_that_falls_silent_is_given_up(
+    pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.ray_hosts._SILENCE_SECONDS", 8.0)
+    pool = make_pool(pools, simulator + "slow", retries=0)
+    pool.submit(proposals([1.0, 2.0, 3.0]))
+    folder = tmp_path / "pids"
+    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    os.kill(int(next(folder.iterdir()).name), signal.SIGSTOP)
+    wait_until(lambda: not len(pool.poll(0.05)) and len(pool.executor._hosts) < 2)  # type: ignore[attr-defined]
+    (folder / "go").touch()
+    done = drain(pool)
+    assert sorted(done) == [0, 1, 2]
+    assert {outcome.status for outcome, _ in done.values()} == {Status.OK}
+
+
 def test_a_node_that_leaves_and_one_that_joins(
     nodes: Cluster, pools: list[SimulationPool], simulator: str, tmp_path: Path
 ) -> None:
@@ -244,6 +260,24 @@ def test_slots_follow_the_cluster_the_needs_and_the_labels(pools: list[Simulatio
     assert slots(labels={"zone": "b"}) == 2
     head = next(node for node in ray.nodes() if "zone" not in node["Labels"])
     assert slots(Reservation(head["NodeID"], {"CPU": 1.0})) == 3
+
+
+def test_what_is_reserved_stays_free_however_late_it_is_taken(
+    pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
+    head = next(node for node in ray.nodes() if "zone" not in node["Labels"])
+    executor = RayHosts(
+        SimulatorSpec(function=simulator + "simulate"),
+        ResourcesConfig(),
+        Reservation(head["NodeID"], {"CPU": 1.0}),
+    )
+    pools.append(SimulationPool(executor, 0))
+    wait_until(lambda: executor.warm_up(0.1) and ray.available_resources().get("CPU", 0) == 1.0)
+    for _ in range(5):
+        executor.wait(0.05)
+    assert executor.slots == 3
 
 
 def test_needs_that_no_node_has_are_an_error(
