@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Size, Tensor
 
 from simulators.errors import ObservationError, TemperatureError
@@ -194,6 +193,9 @@ class TemperedPosterior:
         Raises:
             TemperatureError, ObservationError: As `sample`.
         """
+        # Takes a third of a second that draws need not wait for.
+        from scipy.optimize import minimize
+
         draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
 
         def cost(u: np.ndarray) -> float:
@@ -255,7 +257,8 @@ class TemperedPosterior:
         with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
             if seed is not None:
                 torch.manual_seed(seed)
-            draws = [self.whitening.to_theta(distribution.sample(Size([n]))).float() for n in pieces]
+            with torch.inference_mode():
+                draws = [self.whitening.to_theta(distribution.sample(Size([n]))).float() for n in pieces]
         return torch.cat(draws).reshape(*shape, *z.shape[:-1], self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:
