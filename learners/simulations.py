@@ -49,6 +49,10 @@ class Simulations:
         """Which rows have a finite result, boolean `(n,)`."""
         return self.x.isfinite().all(dim=1)
 
+    def take(self, rows: Tensor) -> Simulations:
+        """Some rows, by a mask `(n,)` or by positions."""
+        return Simulations(self.theta[rows], self.x[rows], self.log_proposal[rows])
+
     def __len__(self) -> int:
         return len(self.theta)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -30,6 +30,8 @@ from .observation import Observation
 from .problem import Problem, named, resolve
 from .run_directory import RunDirectory
 from .tracking import Tracker, default_uri
+
+Result = TypeVar("Result")
 
 
 class Campaign:
@@ -115,6 +117,23 @@ class Campaign:
         Raises:
             TemperflowError: With the remedy; whatever was simulated is in the run directory.
         """
+        return self._execute(Execution.carry_out, progress)
+
+    def simulate(self, progress: bool = True) -> int:
+        """Runs, or continues, the simulations of the budget and nothing else; `run` learns from them later.
+
+        Arguments:
+            progress: Whether to show progress on standard error.
+
+        Returns:
+            Number of simulations in the store.
+
+        Raises:
+            TemperflowError: With the remedy; whatever was simulated is in the run directory.
+        """
+        return self._execute(Execution.simulate, progress)
+
+    def _execute(self, work: Callable[[Execution], Result], progress: bool) -> Result:
         run = self.run_directory
         started = time.time()
         with IsolatedSimulator(self.problem.spec) as probe:
@@ -133,7 +152,11 @@ class Campaign:
                 Display(enabled=progress) as display,
                 _stop_on_signals() as stopping,
             ):
-                result = Execution(self.config, self.problem, run, tracker, display, stopping).carry_out()
+                execution = Execution(self.config, self.problem, run, tracker, display, stopping)
+                try:
+                    result = work(execution)
+                finally:
+                    execution.close()
             status = "FINISHED"
             return result
         except (Interrupted, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The command line: `temperflow run | status | sample | check | report`."""
+"""The command line, `temperflow --help`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ console = Console()
 _state = {"debug": False}
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default RAY_ADDRESS, else this machine.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
+]
 
 
 @app.callback()
@@ -48,17 +56,10 @@ def _options(
 
 @app.command(epilog="Example: temperflow run examples/hudson_bay.yaml --set budget.simulations=2000")
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")],
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued."),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join; default RAY_ADDRESS, else this machine.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
-    ] = None,
+    config: Config,
+    directory: Directory = None,
+    address: Address = None,
+    settings: Settings = None,
 ) -> None:
     """Run a campaign, or continue it."""
     from .campaign import Campaign
@@ -72,6 +73,22 @@ def run(
     console.print(
         f"draws:      temperflow sample {result.directory} --beta 0.5 -n 1000 --out draws.csv", soft_wrap=True
     )
+
+
+@app.command(epilog="Example: temperflow simulate examples/hudson_bay.yaml --set acquisition.method=sobol")
+def simulate(
+    config: Config,
+    directory: Directory = None,
+    address: Address = None,
+    settings: Settings = None,
+) -> None:
+    """Run a campaign's simulations only, or continue them; `run` learns from them later."""
+    from .campaign import Campaign
+
+    campaign = Campaign.from_file(config, settings or (), directory, address)
+    simulations = campaign.simulate()
+    folder = campaign.run_directory.path
+    console.print(f"{simulations} simulations in {folder}; `temperflow status {folder}` tells of them", soft_wrap=True)
 
 
 @app.command(epilog="Example: temperflow status runs/hudson_bay")

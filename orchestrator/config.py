@@ -40,9 +40,14 @@ class ResourcesConfig(_Model):
     gpus: float = Field(0.0, ge=0)
     """GPUs."""
     memory: int | None = Field(None, gt=0)
-    """Bytes of memory."""
+    """Bytes of memory. A simulation that occupies more is ended and recorded as `out_of_memory`."""
+    memory_growth: float = Field(1.0, ge=1.0)
+    """Factor by which a simulation that ran out of memory gets more when it is tried again, by whole slots; 1 does not
+    try again."""
     custom: dict[str, float] = {}
     """Custom Ray resources, name to amount."""
+    labels: dict[str, str] = {}
+    """Labels that a node must have, name to value."""
 
 
 class SimulatorConfig(_Model):
@@ -60,7 +65,10 @@ class SimulatorConfig(_Model):
     timeout: float | None = Field(None, gt=0)
     """Seconds after which a simulation is killed and recorded as `timeout`."""
     retries: int = Field(1, ge=0)
-    """How often a simulation whose process crashed or whose worker was lost is tried again."""
+    """How often a simulation whose process crashed, or that brought its worker down, is tried again."""
+    stop_wait: float = Field(5.0, ge=0.0, le=20.0)
+    """Seconds that simulations in flight have to end after Ctrl-C or SIGTERM. What has not ended by then is cancelled,
+    and simulated again, with the same theta and seed, when the campaign continues."""
 
     @field_validator("task")
     @classmethod

@@ -31,6 +31,8 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     # Neither usage reports nor anything else leaves the machine unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A worker for every CPU would be started for nothing: a few hosts run all simulations.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
         if address is None or address == "local":
             ray.init(

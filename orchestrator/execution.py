@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import ray
 
 from learners.posterior import TemperedPosterior
 from learners.whitening import whiten
@@ -24,17 +23,21 @@ from simulators.outcome import Status
 from .checking import CheckResult, check
 from .config import CampaignConfig
 from .display import Display, Progress
+from .journal import ProposalJournal
 from .loop import SimulationLoop
+from .placement import TrainerPlace
 from .pool import SimulationPool
 from .problem import Problem
-from .proposal import ProposalKind
+from .proposal import ProposalKind, Proposals
 from .proposer import Proposer
+from .ray_hosts import RayHosts
 from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
 from .tracking import Tracker
 from .trainer import Trainer
 
 _METRIC_SECONDS = 2.0
+_REMEMBER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,18 @@ class Execution:
         self.config, self.problem, self.run = config, problem, run
         self.tracker, self.display = tracker, display
         self.store = self.run.store()
-        table = self.store.read(["id", "x"])
-        next_id = int(table["id"].to_numpy().max()) + 1 if len(table) else 0
-        dim_x = next((len(x) for x in table["x"].to_pylist() if x is not None), None)
+        summary = self.store.summary()
+        self.journal = ProposalJournal(run.path / "pending.arrows")
+        self._interrupted = self._unfinished()
+        last = max([summary.last_id, *self._interrupted.id[-1:].tolist()])
         observation = problem.observation
         self.whitening = whiten(problem.prior)
-        self.proposer = Proposer(problem.prior, self.whitening, config.acquisition, config.seed, next_id)
-        gpus = config.learner.gpus
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-        cpus = min(config.learner.cpus, max(0.0, ray.cluster_resources().get("CPU", 1.0) - 1))
+        self.proposer = Proposer(problem.prior, self.whitening, config.acquisition, config.seed, last + 1)
+        self.place = TrainerPlace(config.learner)
         temperature = config.temperature
 
         def start_trainer() -> Any:
-            return Trainer.options(  # type: ignore[attr-defined]
-                num_cpus=cpus, num_gpus=gpus
-            ).remote(
+            return Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
                 problem.prior,
                 (temperature.low, temperature.high),
                 None if observation is None else observation.x,
@@ -105,23 +104,29 @@ class Execution:
                 problem.names,
             )
 
-        self.pool = SimulationPool(
-            problem.spec, config.simulator.resources, config.simulator.retries, reserved_cpus=cpus
-        )
-        self.trainer = TrainerSupervisor(start_trainer, self.store)
+        simulator = config.simulator
+        self.executor = RayHosts(problem.spec, simulator.resources, self.place.reservation)
+        self.pool = SimulationPool(self.executor, simulator.retries, simulator.resources.memory_growth)
+        learning = config.acquisition.method in ("default", "tempered")
+        self.trainer = TrainerSupervisor(start_trainer, self.store, at_once=learning)
         self.loop = SimulationLoop(
             self.pool,
             self.store,
+            self.journal,
             self.trainer,
             self.proposer,
             config.acquisition,
-            dim_x,
+            summary.dim_x,
             None if observation is None else len(observation.x),
+            simulator.stop_wait,
             stopping,
             self._tick,
         )
         self.phase = "simulating"
         self._begin = time.monotonic()
+        self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
+        self._simulating_since: float | None = None
+        self._remembered = -math.inf
         self._last_metrics = -math.inf
         self._window: list[tuple[float, int]] = []
 
@@ -136,6 +141,7 @@ class Execution:
             self._simulate(calibration)
             posterior = self._train(calibration)
         self._simulate_calibration(posterior, calibration)
+        self.loop.close()
         self.trainer.stop()
         self.phase = "checking"
         checks = check(self.run, posterior, self.config.calibration.draws, self.config.seed)
@@ -144,44 +150,76 @@ class Execution:
         self._report(posterior, checks)
         return CampaignResult(posterior, self.run.path, checks, self.tracker.run_id)
 
+    def simulate(self) -> int:
+        """Runs the simulations of the budget and nothing else; the number of simulations in the store."""
+        self._simulate(0)
+        self.loop.close()
+        return len(self.store)
+
+    def close(self) -> None:
+        """Ends what this process has running; everything finished is in the store."""
+        try:
+            self.loop.close()
+        finally:
+            self.trainer.stop()
+            self.place.release()
+
+    def _continue_interrupted(self) -> None:
+        """Submits what an earlier process had in flight; it is in the journal already."""
+        self.pool.submit(self._interrupted)
+        self._interrupted = self._interrupted.take(slice(0, 0))
+
+    def _unfinished(self) -> Proposals:
+        """What an earlier process had in flight; it will be simulated again."""
+        written = self.journal.read()
+        unfinished = written.take(~np.isin(written.id, self.store.ids()))
+        self.journal.rotate(unfinished)
+        return unfinished
+
     def _simulate(self, calibration: int) -> None:
         budget = self.config.budget
         target = 1 << 40
         if budget.simulations is not None:
-            kept = self._count(ProposalKind.CALIBRATION_PRIOR, ProposalKind.CALIBRATION_TEMPERED)
+            kept = self._count(ProposalKind.CALIBRATION_PRIOR) + self._count(ProposalKind.CALIBRATION_TEMPERED)
             reserve = max(0, calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
             reserve += calibration if self._targeted else 0
-            target = max(budget.simulations - kept - reserve, self.loop.trainable)
-        deadline = None
-        if budget.hours is not None:
-            spent = time.time() - self.run.records()["started"]
-            deadline = time.monotonic() + budget.hours * 3600 - spent
+            imported = self._count(ProposalKind.IMPORTED)
+            target = max(budget.simulations - kept - reserve + imported, self.loop.trainable)
         initial = self.config.acquisition.initial
         if initial is None:
             initial = 100 if budget.simulations is None else min(1000, max(100, budget.simulations // 8))
+        self.loop.warm_up()
         self.display.say(
             f"simulating on {self.pool.slots} slot(s); "
             f"{'targeted at the observation' if self._targeted else 'amortized over the prior predictive'}"
         )
+        self._simulating_since = self.executor.now()
+        deadline = None
+        if budget.hours is not None:
+            deadline = self._simulating_since + budget.hours * 3600 - self._simulated_before
+        self._continue_interrupted()
         self.loop.train_and_simulate(target, min(initial, target), deadline)
+        self._remember_time(force=True)
 
     def _train(self, calibration: int) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
         self.phase = "training"
         metadata = {"simulations": self.loop.trainable, "calibration_from": self.proposer.next_id}
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
-        self.trainer.finish(metadata)
+        self.trainer.finish(metadata, self.loop.dim_x)
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         trained = self.loop.wait_for_posterior()
         if trained.predictive:
             arrays = {str(beta): draws for beta, draws in trained.predictive.items()}
             np.savez_compressed(self.run.path / "predictive.npz", **arrays)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
-        self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, sum(self.loop.counts.values()))
+        self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.spent)
         return trained.posterior
 
     def _simulate_calibration(self, posterior: TemperedPosterior, calibration: int) -> None:
         self.phase = "calibrating"
+        self._continue_interrupted()
+        self.loop.simulate(Proposals.none(self.whitening.dim))
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         if self._targeted:
@@ -198,14 +236,14 @@ class Execution:
         if posterior.metadata.get("simulations") != self.loop.trainable:
             return None
         budget = self.config.budget.simulations
-        if budget is None or sum(self.loop.counts.values()) >= budget:
+        if budget is None or self.loop.spent >= budget:
             return posterior
         calibration = self._calibration_size()
         since = int(posterior.metadata["calibration_from"])
         missing = calibration - self._count(ProposalKind.CALIBRATION_PRIOR)
         if self._targeted:
             missing += calibration - self._count(ProposalKind.CALIBRATION_TEMPERED, since=since)
-        return posterior if sum(self.loop.counts.values()) + missing >= budget else None
+        return posterior if self.loop.spent + missing >= budget else None
 
     def _calibration_size(self) -> int:
         """Simulations of each population that checks the posterior."""
@@ -219,21 +257,30 @@ class Execution:
         budget = self.config.budget.simulations
         if budget is None:
             return max(0, wanted)
-        return max(0, min(wanted, budget - sum(self.loop.counts.values())))
+        return max(0, min(wanted, budget - self.loop.spent))
 
-    def _count(self, *kinds: ProposalKind, since: int = 0) -> int:
+    def _count(self, kind: ProposalKind, since: int = 0) -> int:
+        if not since:
+            return self.loop.kinds[str(kind)]
         table = self.store.read(["proposal"])
-        return sum(
-            kind in kinds and row >= since
-            for row, kind in zip(table["id"].to_pylist(), table["proposal"].to_pylist(), strict=True)
-        )
+        kinds = table["proposal"].to_numpy()
+        return int(((kinds == str(kind)) & (table["id"].to_numpy() >= since)).sum())
+
+    def _remember_time(self, force: bool = False) -> None:
+        """Writes down how long simulating has taken: the hours of a budget go on in the next process."""
+        now = self.executor.now()
+        if self._simulating_since is not None and (force or now - self._remembered > _REMEMBER_SECONDS):
+            self._remembered = now
+            self.run.update(simulating_seconds=self._simulated_before + now - self._simulating_since)
+        if force:
+            self._simulating_since = None
 
     @property
     def _targeted(self) -> bool:
         return self.problem.observation is not None
 
     def _tick(self) -> None:
-        done = sum(self.loop.counts.values())
+        done = self.loop.spent
         now = time.monotonic()
         self._window.append((now, done))
         self._window = [entry for entry in self._window if now - entry[0] < 15.0]
@@ -244,7 +291,8 @@ class Execution:
         left = (total - done) / rate if total is not None and rate > 0 else None
         training, loss = self.trainer.progress
         failed = done - self.loop.counts[Status.OK]
-        in_flight = len(self.pool.pending)
+        in_flight = self.pool.num_pending
+        self._remember_time()
         self.display.show(Progress(self.phase, total, done, failed, in_flight, rate, training, loss, left))
         self._log_metrics()
 
@@ -259,7 +307,7 @@ class Execution:
         metrics = {
             "simulations": float(done),
             "failed": float(done - counts[Status.OK]),
-            "in_flight": float(len(self.pool.pending)),
+            "in_flight": float(self.pool.num_pending),
             "simulator_seconds": self.loop.seconds,
             "seconds": elapsed,
             **{f"status/{status}": float(count) for status, count in counts.items()},
@@ -277,7 +325,7 @@ class Execution:
             self.tracker.artifact(figure, "figures")
         for result in checks:
             smallest = {f"sbc_min_p/{result.kind}": min(result.p_values)}
-            self.tracker.metrics(smallest, sum(self.loop.counts.values()))
+            self.tracker.metrics(smallest, self.loop.spent)
         self.tracker.text(json.dumps(self.config.model_dump(mode="json"), indent=1), "config.json")
         self.tracker.dataset(self.run.simulations, self.store.digest(), len(self.store))
         self.tracker.model(self.run.posterior, posterior, self.config.tracking.model or self.config.name)

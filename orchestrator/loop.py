@@ -6,20 +6,25 @@ __all__ = ["Interrupted", "SimulationLoop"]
 
 import logging
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
 
 from learners.learner import MIN_SIMULATIONS
 from simulators.errors import DataError, ObservationError, TemperflowError
-from simulators.outcome import Outcome, Status
+from simulators.outcome import STATUSES, Status
 
 from .config import AcquisitionConfig
+from .journal import ProposalJournal
 from .pool import SimulationPool
-from .proposal import Finished, Proposal, ProposalKind
+from .proposal import KINDS, Finished, Proposals
 from .proposer import Proposer
+from .start_order import cut
 from .store import SimulationStore
+from .store_writer import StoreWriter
 from .supervisor import TrainerSupervisor
 from .trainer import Snapshot, Trained
 
@@ -28,6 +33,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _CHEAP_START_SECONDS = 30.0
 _MAX_CHOSEN = 128
+#: Acquisition looks at no more pending points than this.
+_MAX_UNSEEN = 4096
 
 
 class Interrupted(TemperflowError):  # noqa: N818 (no error: the user's wish)
@@ -38,16 +45,18 @@ class SimulationLoop:
     """Runs simulations until a target is met, and trains beside.
 
     Arguments:
-        pool, store, trainer, proposer, config: The parts.
+        pool, store, journal, trainer, proposer, config: The parts.
         dim_x: Length that x must have, None to take the first result's.
         dim_observation: Length of the observation, None for an amortized campaign.
+        stop_wait: Seconds that simulations in flight have to end when asked to stop.
         stopping: Set to end gracefully.
         on_tick: Called after every turn of the loop.
 
     Attributes:
-        counts: Rows in the store by status.
+        counts: Rows by status, those in flight to the store included.
+        kinds: The same by kind of proposal.
         seconds: Simulator seconds spent.
-        trainable: Rows in the store that may be trained on.
+        trainable: Rows that may be trained on.
         valid: Those of them with a result.
         snapshot: The latest model.
     """
@@ -56,27 +65,49 @@ class SimulationLoop:
         self,
         pool: SimulationPool,
         store: SimulationStore,
+        journal: ProposalJournal,
         trainer: TrainerSupervisor,
         proposer: Proposer,
         config: AcquisitionConfig,
         dim_x: int | None,
         dim_observation: int | None,
+        stop_wait: float,
         stopping: threading.Event,
         on_tick: Callable[[], None],
     ) -> None:
-        self.pool, self.store, self.trainer, self.proposer = pool, store, trainer, proposer
+        self.pool, self.store, self.journal, self.trainer, self.proposer = pool, store, journal, trainer, proposer
         self.config, self.dim_x, self.dim_observation = config, dim_x, dim_observation
-        self.stopping, self.on_tick = stopping, on_tick
-        self.counts: Counter[str] = Counter()
-        self.seconds = 0.0
-        self.trainable = self.valid = 0
+        self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
+        self.writer = StoreWriter(store)
+        summary = store.summary()
+        self.counts: Counter[str] = Counter(summary.by_status)
+        self.kinds: Counter[str] = Counter(summary.by_kind)
+        self.seconds = summary.seconds
+        self.trainable = sum(summary.by_kind.get(str(kind), 0) for kind in KINDS if kind.trains)
+        self.valid = summary.valid_trainable
         self._reasons: Counter[str] = Counter()
-        self._recount()
         self.snapshot: Snapshot | None = None
-        self._unseen: list[Proposal] = []
-        self._chosen: list[Proposal] = []
-        self._choice: Future[list[Proposal]] | None = None
+        self._closed = False
+        self._unseen: list[Proposals] = []
+        self._chosen = Proposals.none()
+        self._choice: Future[Proposals] | None = None
         self._choices = ThreadPoolExecutor(1, thread_name_prefix="acquisition")
+
+    @property
+    def spent(self) -> int:
+        """Simulations that count against the budget."""
+        return sum(self.kinds.get(str(kind), 0) for kind in KINDS if kind.spends)
+
+    def warm_up(self) -> None:
+        """Waits until simulations can start without delay on all slots that there are."""
+        while not self.pool.executor.warm_up(_POLL_SECONDS):
+            self._check_stop()
+            self.on_tick()
+
+    def submit(self, proposals: Proposals) -> None:
+        """Hands proposals to the pool, written down before, so that they survive this process."""
+        self.journal.record(proposals)
+        self.pool.submit(proposals)
 
     def train_and_simulate(self, target: int, initial: int, deadline: float | None) -> None:
         """Runs simulations that may be trained on until there are `target`, choosing them ever better.
@@ -84,29 +115,40 @@ class SimulationLoop:
         Arguments:
             target: Number of such rows in the end, those from before included.
             initial: Rows before the first training.
-            deadline: Monotonic time after which nothing new starts, or None.
+            deadline: Time on the pool's clock after which nothing new starts, or None.
         """
         while True:
-            in_flight = len(self.pool.pending)
-            late = deadline is not None and time.monotonic() > deadline
-            if (self.trainable >= target and not in_flight) or (late and not in_flight):
+            in_flight = self.pool.num_pending
+            late = deadline is not None and self.pool.executor.now() > deadline
+            if (self.trainable >= target or late) and not in_flight:
                 break
-            if not late:
+            if not late and self.writer.problem is None:
                 room = target - self.trainable - in_flight
                 self._top_up(min(room, self._allowance(initial, target) - in_flight))
             self._turn()
             self._check_success(initial)
             self._train(initial, target)
         self._finish_update()
+        self.save()
 
-    def simulate(self, proposals: Sequence[Proposal]) -> None:
+    def simulate(self, proposals: Proposals) -> None:
         """Runs given proposals to the end."""
-        waiting = list(proposals)
-        while waiting or self.pool.pending:
-            n = self.pool.appetite
-            self.pool.submit(waiting[:n])
-            del waiting[:n]
+        self.journal.record(proposals)
+        waiting = proposals
+        while len(waiting) or self.pool.num_pending:
+            if self.writer.problem is None:
+                n = self.pool.appetite
+                self.pool.submit(waiting.take(slice(0, n)))
+                waiting = waiting.take(slice(n, None))
             self._turn()
+        self.save()
+
+    def save(self) -> None:
+        """Waits until everything finished is in the store."""
+        while not self.writer.flush(_POLL_SECONDS):
+            self._check_stop()
+            self.on_tick()
+        self._hand_over()
 
     def wait_for_posterior(self) -> Trained:
         """The posterior of the final training under way."""
@@ -117,60 +159,88 @@ class SimulationLoop:
             self._check_stop()
             self.on_tick()
 
-    def _recount(self) -> None:
-        """Takes account of rows from before this process."""
-        table = self.store.read(["status", "seconds", "proposal"])
-        self.counts = Counter(table["status"].to_pylist())
-        self.seconds = float(sum(table["seconds"].to_pylist()))
-        trains = [ProposalKind(kind).trains for kind in table["proposal"].to_pylist()]
-        self.trainable = sum(trains)
-        ok = [status == Status.OK for status in table["status"].to_pylist()]
-        self.valid = sum(t and o for t, o in zip(trains, ok, strict=True))
+    def close(self) -> None:
+        """Ends simulations, and writes what has finished.
+
+        Raises:
+            RunDirectoryError: It could not be written.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._choices.shutdown(wait=False, cancel_futures=True)
+        self.pool.cancel()
+        try:
+            self.writer.close()
+        finally:
+            self.journal.close()
 
     def _turn(self) -> None:
         self._record(self.pool.poll(_POLL_SECONDS))
+        self._hand_over()
+        if self.journal.full:
+            self.journal.rotate(self.pool.pending)
         self._check_stop()
         self.on_tick()
 
-    def _record(self, finished: list[Finished]) -> None:
-        rows = [self._checked(row) for row in finished]
-        self.store.append(rows)
-        for row in rows:
-            self.counts[row.outcome.status] += 1
-            self.seconds += row.outcome.seconds
-            self.trainable += row.proposal.kind.trains
-            if row.outcome.status is Status.OK:
-                self.valid += row.proposal.kind.trains
-            else:
-                self._reasons[f"{row.outcome.status}: {row.outcome.reason}"] += 1
+    def _record(self, rows: Finished) -> None:
+        """Accounts for finished simulations, once."""
+        if not len(rows):
+            return
+        rows = self._checked(rows)
+        outcomes, kinds, trains = rows.outcomes, rows.proposals.kind, rows.proposals.trains
+        for status, count in enumerate(np.bincount(outcomes.status, minlength=len(STATUSES))):
+            self.counts[str(STATUSES[status])] += int(count)
+        for kind, count in enumerate(np.bincount(kinds, minlength=len(KINDS))):
+            self.kinds[str(KINDS[kind])] += int(count)
+        self.seconds += float(outcomes.seconds.sum())
+        self.trainable += int(trains.sum())
+        self.valid += int((trains & outcomes.ok).sum())
+        for row, reason in outcomes.reasons.items():
+            self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
+        if self._choosing:
+            self._unseen.append(rows.proposals.take(trains))
+        self.writer.put(rows)
         if self.dim_x is not None and self.dim_observation not in (None, self.dim_x):
             raise ObservationError(
                 f"the observation has {self.dim_observation} numbers, but the simulator returned {self.dim_x}; both "
-                f"must list the same quantities in the same order. The simulations are kept in {self.store.directory}"
+                f"must list the same quantities in the same order. The simulations are kept in {self.store.location}"
             )
-        self.trainer.add(rows)
-        self._unseen += [row.proposal for row in rows if row.proposal.kind.trains]
 
-    def _checked(self, row: Finished) -> Finished:
-        """A result of another length than the first one is a failure."""
-        x = row.outcome.x
-        if x is None:
-            return row
-        if self.dim_x is None:
-            self.dim_x = len(x)
-        if len(x) == self.dim_x:
-            return row
-        reason = f"returned {len(x)} numbers, but earlier simulations returned {self.dim_x}"
-        wrong = Outcome(Status.WRONG_SHAPE, None, reason, row.outcome.started, row.outcome.seconds)
-        return Finished(row.proposal, wrong, row.attempts, row.worker)
+    def _hand_over(self) -> None:
+        """Gives the trainer what is in the store: nothing is learned from that could still be lost."""
+        for rows in self.writer.committed():
+            self.trainer.add(rows, self.dim_x)
+
+    def _checked(self, rows: Finished) -> Finished:
+        """Results of another length than the first one are failures."""
+        lengths = rows.outcomes.lengths
+        if self.dim_x is None and rows.outcomes.ok.any():
+            self.dim_x = int(lengths[rows.outcomes.ok][0])
+        wrong = rows.outcomes.ok & (lengths != self.dim_x)
+        if not wrong.any():
+            return rows
+        expected = f"but earlier simulations returned {self.dim_x}"
+        reasons = {int(i): f"returned {int(lengths[i])} numbers, {expected}" for i in np.flatnonzero(wrong)}
+        return replace(rows, outcomes=rows.outcomes.failing(wrong, Status.WRONG_SHAPE, reasons))
+
+    @property
+    def _choosing(self) -> bool:
+        return self.config.method == "default"
+
+    @property
+    def _learning(self) -> bool:
+        """Whether models steer the campaign; else only the last training matters."""
+        return self.config.method in ("default", "tempered")
 
     def _top_up(self, room: int) -> None:
         n = min(room, self.pool.appetite)
         if n <= 0:
             return
         self._take_choice()
-        chosen, self._chosen = self._chosen[:n], self._chosen[n:]
-        self.pool.submit(chosen + self.proposer.batch(n - len(chosen), self.snapshot, len(chosen)))
+        chosen, self._chosen = self._chosen.take(slice(0, n)), self._chosen.take(slice(n, None))
+        rest = self.proposer.batch(n - len(chosen), self.snapshot, len(chosen))
+        self.submit(Proposals.concatenate([chosen, rest]))
 
     def _allowance(self, initial: int, target: int) -> int:
         """How many more rows may be in flight, so that cheap simulations do not outrun the model.
@@ -180,14 +250,14 @@ class SimulationLoop:
         """
         unlimited = 1 << 40
         seconds = self.pool.mean_seconds
-        if self.config.method in ("prior", "sobol"):
+        if not self._learning:
             return unlimited
         if seconds is None:
             return initial
         if self.snapshot is None:
             cheap = initial * seconds / self.pool.slots < _CHEAP_START_SECONDS
             # Where too many fail to train, another portion follows.
-            portions = 1 if self._ready(initial) else 1 + self.trainable // initial
+            portions = 1 if self._ready(initial, self.trainable) else 1 + self.trainable // initial
             return portions * initial - self.trainable if cheap else unlimited
         ahead = self.config.growth * self.snapshot.rows
         training = self.trainer.last_seconds or 0.0
@@ -201,21 +271,26 @@ class SimulationLoop:
         result = self.trainer.poll()
         if isinstance(result, Snapshot):
             self.snapshot = result
-            self._unseen = self._unseen[max(0, len(self._unseen) - (self.trainable - result.rows)) :]
+            self._forget(self.trainable - result.rows)
             self._start_choice()
-        if self.trainer.busy or self.trainable >= target or self.config.method in ("prior", "sobol"):
+        if self.trainer.busy or self.trainable >= target or not self._learning:
             return
         trained = 0 if self.snapshot is None else self.snapshot.rows
+        if self.trainable < max(initial, trained + 1):
+            return
+        before, unfinished = cut(self.pool.pending.id, self.proposer.next_id)
+        above = self.proposer.next_id - before - (self.pool.num_pending - unfinished)
+        rows = self.trainable - above - self.writer.waiting
         allowance = self._allowance(initial, target)
-        held_back = allowance <= 0 and not self.pool.pending
-        enough = self.trainer.rows >= max(initial, trained + max(10, 0.1 * trained))
+        held_back = allowance <= 0 and not self.pool.num_pending
+        enough = rows >= max(initial, trained + max(10, 0.1 * trained))
         paced = allowance < 1 << 39
-        if self._ready(initial) and self.trainer.rows > trained and (held_back or (enough and not paced)):
-            self.trainer.update(alone=held_back)
+        if self._ready(initial, rows) and rows > trained and (held_back or (enough and not paced)):
+            self.trainer.update(before, self.dim_x, alone=held_back)
 
-    def _ready(self, initial: int) -> bool:
-        """Whether there is enough to train on for the first time."""
-        return self.trainer.rows >= initial and self.valid >= MIN_SIMULATIONS
+    def _ready(self, initial: int, rows: int) -> bool:
+        """Whether `rows` are enough to train on for the first time."""
+        return rows >= initial and self.valid - (self.trainable - rows) >= MIN_SIMULATIONS
 
     def _check_success(self, initial: int) -> None:
         """A simulator that never succeeds is not worth the rest of the budget."""
@@ -226,7 +301,7 @@ class SimulationLoop:
         [(reason, number)] = self._reasons.most_common(1)
         raise DataError(
             f"none of the last {failed} simulations succeeded, {number} of them with '{reason}'; mend the simulator "
-            f"and run again. All are kept in {self.store.directory}"
+            f"and run again. All are kept in {self.store.location}"
         )
 
     def _finish_update(self) -> None:
@@ -239,12 +314,12 @@ class SimulationLoop:
             self.on_tick()
 
     def _start_choice(self) -> None:
-        if self.config.method != "default" or self._choice is not None or self.snapshot is None:
+        if not self._choosing or self._choice is not None or self.snapshot is None:
             return
         wanted = self.config.chosen_share * self.config.growth * self.snapshot.rows
         n = min(_MAX_CHOSEN, round(wanted))
         if n > 0:
-            pending = self.pool.pending + self._unseen
+            pending = Proposals.concatenate([self.pool.pending, *self._unseen])
             self._choice = self._choices.submit(self.proposer.chosen, n, self.snapshot, pending)
 
     def _take_choice(self) -> None:
@@ -257,15 +332,19 @@ class SimulationLoop:
             logger.warning("the acquisition failed (%r); proposals come from the tempered density meanwhile", error)
         self._choice = None
 
+    def _forget(self, unseen: int) -> None:
+        """Keeps the last `unseen` proposals as those which the model has not seen."""
+        rows = Proposals.concatenate(self._unseen) if self._unseen else Proposals.none()
+        self._unseen = [rows.take(slice(max(0, len(rows) - min(unseen, _MAX_UNSEEN)), None))]
+
     def _check_stop(self) -> None:
         if not self.stopping.is_set():
             return
-        patience = time.monotonic() + 5.0
-        while self.pool.running and time.monotonic() < patience:
-            rows = [self._checked(row) for row in self.pool.poll(_POLL_SECONDS, refill=False)]
-            self.store.append(rows)
-        self.pool.cancel()
+        patience = self.pool.executor.now() + self.stop_wait
+        while self.pool.running and self.pool.executor.now() < patience:
+            self._record(self.pool.poll(_POLL_SECONDS, refill=False))
+        self.close()
         raise Interrupted(
-            f"stopped as asked; {len(self.store)} simulations are safe in {self.store.directory}. Run the same "
+            f"stopped as asked; {len(self.store)} simulations are safe in {self.store.location}. Run the same "
             "command again to continue"
         )

@@ -1,120 +1,119 @@
-"""The pool: simulations as Ray tasks, always enough in flight, every one accounted for exactly once."""
+"""The pool: what is simulated when; always enough in flight, every simulation accounted for exactly once."""
 
 from __future__ import annotations
 
 __all__ = ["SimulationPool"]
 
+import itertools
 import math
-import os
-import socket
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import ray
-from ray.exceptions import RayError, RayTaskError
 
-from simulators.errors import SimulatorError
-from simulators.isolated import IsolatedSimulator
-from simulators.outcome import Outcome, Status
-from simulators.simulator import SimulatorSpec
+from simulators.outcome import Outcomes, Status
 
-from .config import ResourcesConfig
-from .proposal import Finished, Proposal
+from .executor import Blame, Ended, Executor, Lost
+from .proposal import Finished, Integers, Proposals
 
-#: Cheap simulations are grouped into tasks of about this length, so that Ray's cost a task does not matter.
+#: Cheap simulations are grouped into tasks of about this length, so that the cost a task does not matter.
 _TASK_SECONDS = 0.5
-_MAX_BATCH = 4096
-_RETRIED = (Status.CRASHED, Status.WORKER_LOST)
-
-#: One simulator process for each kind of simulator that this worker has run.
-_running: dict[SimulatorSpec, IsolatedSimulator] = {}
-
-
-@ray.remote(max_retries=0)
-def _simulate(spec: SimulatorSpec, theta: np.ndarray, seeds: np.ndarray) -> tuple[str, list[Outcome]]:
-    if spec not in _running:
-        _running[spec] = IsolatedSimulator(spec)
-    worker = f"{socket.gethostname()}:{os.getpid()}"
-    return worker, _running[spec].run(theta, seeds)
+_MAX_BATCH = 1 << 17
+#: From one task to the next: what ran fast once may not always.
+_GROWTH = 32
+#: A task of parameters and results of about this size travels well.
+_MAX_NUMBERS = 1 << 21
+#: Beyond its retries, how often a simulation starts again after losses that were not its fault.
+_MAX_LOSSES = 20
 
 
-@dataclass
-class _Attempt:
-    proposal: Proposal
-    number: int = 1
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Rows that travel together.
+
+    Attributes:
+        proposals: What is asked.
+        attempts: `(n,)` how often each was started before.
+        failures: How often the rows brought their worker down for certain.
+        share: Slots that it occupies: more than one for more memory.
+        alone: Whether it must run alone, being suspected of bringing workers down.
+    """
+
+    proposals: Proposals
+    attempts: Integers
+    failures: int = 0
+    share: int = 1
+    alone: bool = False
+
+    def single(self, row: int, **changes: object) -> _Task:
+        """One of its rows, to be tried again."""
+        alone = replace(self, proposals=self.proposals.take(slice(row, row + 1)), attempts=self.attempts[row : row + 1])
+        return replace(alone, **changes)  # type: ignore[arg-type]
 
 
 class SimulationPool:
-    """Runs proposals on the cluster.
+    """Runs proposals on an executor.
 
     Arguments:
-        spec: The simulator.
-        resources: What one simulation needs.
-        retries: How often a crashed simulation is tried again.
-        reserved_cpus: CPUs of the cluster that are not for simulations.
+        executor: What runs them.
+        retries: How often a simulation that crashed, or brought its worker down, is tried again.
+        memory_growth: Factor by which a simulation that ran out of memory gets more, 1 for not trying it again.
     """
 
-    def __init__(
-        self, spec: SimulatorSpec, resources: ResourcesConfig, retries: int, reserved_cpus: float = 0.0
-    ) -> None:
-        self.resources, self.retries, self.reserved_cpus = resources, retries, reserved_cpus
-        self._spec = ray.put(spec)
-        self._task = _simulate.options(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            memory=resources.memory,
-            resources=resources.custom or None,
-            scheduling_strategy="SPREAD",
-        )
-        self._waiting: deque[_Attempt] = deque()
-        self._running: dict[ray.ObjectRef[Any], list[_Attempt]] = {}
-        self._seconds: float | None = None
-        self._slots, self._slots_read = 1, -math.inf
+    def __init__(self, executor: Executor, retries: int, memory_growth: float = 1.0) -> None:
+        self.executor, self.retries, self.memory_growth = executor, retries, memory_growth
+        self._fresh: deque[Proposals] = deque()
+        self._num_fresh = 0
+        self._again: deque[_Task] = deque()
+        self._running: dict[int, _Task] = {}
+        self._num_running = 0
+        self._numbers = itertools.count()
+        self._pace = _Pace()
 
     @property
     def slots(self) -> int:
-        """Simulations that the cluster can run at once, as it is now."""
-        if time.monotonic() - self._slots_read > 2.0:
-            total = ray.cluster_resources()
-            need = {"CPU": self.resources.cpus, "GPU": self.resources.gpus, **self.resources.custom}
-            if self.resources.memory:
-                need["memory"] = float(self.resources.memory)
-            total["CPU"] = total.get("CPU", 0.0) - self.reserved_cpus
-            room = [total.get(name, 0.0) / amount for name, amount in need.items() if amount > 0]
-            self._slots, self._slots_read = max(1, math.floor(min(room) + 1e-9)), time.monotonic()
-        return self._slots
+        """Simulations that can run at once, as things are now."""
+        return self.executor.slots
 
     @property
-    def pending(self) -> list[Proposal]:
+    def num_pending(self) -> int:
+        """Number of simulations submitted that have no outcome yet."""
+        return self._num_fresh + sum(len(task.proposals) for task in self._again) + self._num_running
+
+    @property
+    def pending(self) -> Proposals:
         """Everything submitted that has no outcome yet."""
-        running = [attempt.proposal for batch in self._running.values() for attempt in batch]
-        return [attempt.proposal for attempt in self._waiting] + running
+        tasks = itertools.chain(self._running.values(), self._again)
+        return Proposals.concatenate([*(task.proposals for task in tasks), *self._fresh])
+
+    @property
+    def running(self) -> int:
+        """Tasks handed over and not yet back."""
+        return len(self._running)
 
     @property
     def appetite(self) -> int:
-        """How many more proposals keep every slot busy and one task ahead for each."""
-        queued = len(self._waiting) + sum(map(len, self._running.values()))
-        return max(0, 2 * self.slots * self._batch_size() - queued)
+        """How many more proposals keep every slot busy and a task ahead for each."""
+        size = self._batch_size()
+        queued = self._num_fresh + sum(len(task.proposals) for task in self._again)
+        return max(
+            0, (self.executor.room(self._pace.seconds * size if size > 1 else self.mean_seconds)) * size - queued
+        )
 
     @property
     def mean_seconds(self) -> float | None:
         """Recent mean length of a simulation, None before the first."""
-        return self._seconds
+        return self._pace.seconds if self._pace.known else None
 
-    def submit(self, proposals: list[Proposal]) -> None:
+    def submit(self, proposals: Proposals) -> None:
         """Accepts proposals; each will come back from `poll` exactly once."""
-        self._waiting.extend(_Attempt(p) for p in proposals)
+        if len(proposals):
+            self._fresh.append(proposals)
+            self._num_fresh += len(proposals)
         self._start()
 
-    @property
-    def running(self) -> int:
-        """Tasks handed to Ray and not yet back."""
-        return len(self._running)
-
-    def poll(self, timeout: float, refill: bool = True) -> list[Finished]:
+    def poll(self, timeout: float, refill: bool = True) -> Finished:
         """Finished simulations, waiting up to `timeout` seconds for the first.
 
         Arguments:
@@ -124,64 +123,129 @@ class SimulationPool:
         Raises:
             SimulatorError: The simulator cannot be imported on a worker.
         """
-        if not self._running:
-            if timeout > 0 and not self._waiting:
-                time.sleep(timeout)
-            return []
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
-        if done:
-            done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         finished: list[Finished] = []
-        for ref in done:
-            finished += self._collect(self._running.pop(ref), ref)
+        for end in self.executor.wait(timeout):
+            task = self._running.pop(end.task)
+            self._num_running -= len(task.proposals)
+            finished += self._end(task, end) if isinstance(end, Ended) else self._lose(task, end)
         if refill:
             self._start()
-        return finished
+        return Finished.concatenate(finished) if finished else Finished.none()
 
     def cancel(self) -> None:
         """Gives up everything pending; nothing of it will be reported."""
-        self._waiting.clear()
-        for ref in self._running:
-            ray.cancel(ref, force=True)
+        self._fresh.clear()
+        self._again.clear()
         self._running.clear()
+        self._num_fresh = self._num_running = 0
+        self.executor.stop()
 
     def _start(self) -> None:
-        # Two tasks a slot: while one runs, Ray has the next at hand.
-        while self._waiting and len(self._running) < 2 * self.slots:
-            size = 1 if self._waiting[0].number > 1 else self._batch_size()
-            batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
-            theta = np.stack([attempt.proposal.theta for attempt in batch])
-            seeds = np.array([attempt.proposal.seed for attempt in batch], dtype=np.int64)
-            self._running[self._task.remote(self._spec, theta, seeds)] = batch
+        size = self._batch_size()
+        room = self.executor.room(self._pace.seconds * size if self._pace.known else None)
+        while room > 0 and (self._again or self._fresh):
+            task = self._again.popleft() if self._again else self._next(size)
+            number = next(self._numbers)
+            self._running[number] = task
+            self._num_running += len(task.proposals)
+            self.executor.start(number, task.proposals.theta, task.proposals.seed, task.share, task.alone)
+            room = (
+                self.executor.room(self._pace.seconds * size if self._pace.known else None) if task.alone else room - 1
+            )
 
-    def _collect(self, batch: list[_Attempt], ref: ray.ObjectRef[Any]) -> list[Finished]:
-        try:
-            worker, outcomes = ray.get(ref)
-        except RayTaskError as error:
-            if isinstance(error.cause, SimulatorError):
-                raise error.cause from None
-            worker, outcomes = "", _lost(batch, error)
-        except RayError as error:
-            worker, outcomes = "", _lost(batch, error)
-        finished = []
-        for attempt, outcome in zip(batch, outcomes, strict=True):
-            if outcome.status in _RETRIED and attempt.number <= self.retries:
-                self._waiting.append(_Attempt(attempt.proposal, attempt.number + 1))
-                continue
-            self._learn(outcome)
-            finished.append(Finished(attempt.proposal, outcome, attempt.number, worker))
-        return finished
+    def _next(self, size: int) -> _Task:
+        """The next fresh proposals, `size` of them if there are as many."""
+        parts: list[Proposals] = []
+        while self._fresh and size > 0:
+            part = self._fresh.popleft()
+            if len(part) > size:
+                self._fresh.appendleft(part.take(slice(size, None)))
+                part = part.take(slice(0, size))
+            parts.append(part)
+            size -= len(part)
+        proposals = Proposals.concatenate(parts)
+        self._num_fresh -= len(proposals)
+        return _Task(proposals, np.zeros(len(proposals), dtype=np.int64))
 
-    def _learn(self, outcome: Outcome) -> None:
-        weight = 0.05 if self._seconds is not None else 1.0
-        self._seconds = (1 - weight) * (self._seconds or 0.0) + weight * outcome.seconds
+    def _end(self, task: _Task, end: Ended) -> list[Finished]:
+        self._pace.learn(len(task.proposals), end)
+        attempts = task.attempts + 1
+        again = end.outcomes.has(Status.CRASHED) & (attempts <= self.retries)
+        share = min(math.ceil(task.share * self.memory_growth), self.executor.widest)
+        if share > task.share:
+            again |= end.outcomes.has(Status.OUT_OF_MEMORY)
+        more = end.outcomes.has(Status.OUT_OF_MEMORY)
+        task = replace(task, attempts=attempts)
+        for row in np.flatnonzero(again).tolist():
+            self._again.append(task.single(row, share=share if more[row] else task.share))
+        return self._report(task, end.outcomes, end.worker, ~again)
+
+    def _lose(self, task: _Task, lost: Lost) -> list[Finished]:
+        if lost.blame is Blame.PROVEN:
+            task = replace(task, failures=task.failures + 1)
+        task = replace(task, attempts=task.attempts + lost.started, alone=task.alone or lost.blame is Blame.SUSPECT)
+        n = len(task.proposals)
+        if lost.blame is Blame.PROVEN and n > 1:
+            # One of its rows is to blame: each is tried alone.
+            self._again.extend(task.single(row, failures=0) for row in range(n))
+            return []
+        if task.failures > self.retries or task.attempts.max() > self.retries + _MAX_LOSSES:
+            reason = f"{lost.reason}, {task.failures or int(task.attempts.max())} times"
+            outcomes = Outcomes.failed(n, Status.WORKER_LOST, reason, time.time(), 0.0)
+            return self._report(task, outcomes, "", np.ones(n, dtype=bool))
+        self._again.append(task)
+        return []
+
+    def _report(self, task: _Task, outcomes: Outcomes, worker: str, rows: np.ndarray) -> list[Finished]:
+        finished = Finished(task.proposals, outcomes, task.attempts, np.full(len(rows), worker, dtype=object))
+        return [finished if rows.all() else finished.take(rows)]
 
     def _batch_size(self) -> int:
-        if self._seconds is None:
-            return 1
-        return max(1, min(_MAX_BATCH, int(_TASK_SECONDS / max(self._seconds, 1e-6))))
+        width = self._pace.numbers + (self._fresh[0].theta.shape[1] if self._fresh else 1)
+        limit = min(_MAX_BATCH, _MAX_NUMBERS // width, _GROWTH * self._pace.largest)
+        return max(1, min(limit, int(_TASK_SECONDS / self._pace.slow)))
 
 
-def _lost(batch: list[_Attempt], error: Any) -> list[Outcome]:
-    reason = f"the worker was lost: {type(error).__name__}"
-    return [Outcome(Status.WORKER_LOST, None, reason, time.time(), 0.0) for _ in batch]
+class _Pace:
+    """How long simulations take, and how much they return, learned from tasks as they end.
+
+    Attributes:
+        numbers: Length of a result.
+        largest: Rows of the largest task so far.
+    """
+
+    def __init__(self) -> None:
+        self._tasks = 0
+        self._rows = self._sum = self._squares = 0.0
+        self.numbers = self.largest = 1
+
+    @property
+    def known(self) -> bool:
+        """Whether a simulation has ended."""
+        return self._tasks > 0
+
+    @property
+    def seconds(self) -> float:
+        """Recent mean length of a simulation, what it costs around it included; 0 before the first has ended."""
+        return self._sum / max(self._rows, 1e-12)
+
+    @property
+    def slow(self) -> float:
+        """A length that most simulations stay below; infinite before the first has ended."""
+        if not self._tasks:
+            return math.inf
+        variance = self._squares / self._rows - self.seconds**2
+        return max(1e-7, self.seconds + math.sqrt(max(0.0, variance)))
+
+    def learn(self, n: int, end: Ended) -> None:
+        """From a task of `n` simulations."""
+        self._tasks += 1
+        # The very first includes what a simulator does only once.
+        kept = 0.0 if self._tasks == 2 else 0.95
+        single = end.outcomes.seconds
+        cost = single + max(0.0, end.seconds - float(single.sum())) / n
+        self._rows = kept * self._rows + n
+        self._sum = kept * self._sum + float(cost.sum())
+        self._squares = kept * self._squares + float(np.square(cost).sum())
+        self.numbers = max(self.numbers, int(end.outcomes.lengths.max(initial=1)))
+        self.largest = max(self.largest, n)

@@ -6,7 +6,6 @@ __all__ = ["Proposer"]
 
 import threading
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -17,7 +16,7 @@ from learners.whitening import Whitening
 
 from .acquisition import choose
 from .config import AcquisitionConfig
-from .proposal import Proposal, ProposalKind, row_seed
+from .proposal import ProposalKind, Proposals
 from .trainer import Snapshot
 
 
@@ -48,10 +47,10 @@ class Proposer:
             self._sobol.fast_forward(next_id)
         self._lock = threading.Lock()
 
-    def from_prior(self, n: int, kind: ProposalKind = ProposalKind.PRIOR) -> list[Proposal]:
+    def from_prior(self, n: int, kind: ProposalKind = ProposalKind.PRIOR) -> Proposals:
         """Draws of the prior (a low-discrepancy sequence of it with `method: sobol`)."""
         if n <= 0:
-            return []
+            return Proposals.none(self.whitening.dim)
         if self.config.method == "sobol" and kind is ProposalKind.PRIOR:
             kind = ProposalKind.SOBOL
             uniform = self._sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
@@ -63,39 +62,39 @@ class Proposer:
         log_density = self.prior.log_prob(theta.float()).double()
         return self._proposals(theta, kind, log_density, None)
 
-    def from_density(self, n: int, snapshot: Snapshot) -> list[Proposal]:
+    def from_density(self, n: int, snapshot: Snapshot) -> Proposals:
         """Draws around the tempered posteriors, with their density."""
         if n <= 0:
-            return []
+            return Proposals.none(self.whitening.dim)
         u, beta, _ = snapshot.density.sample(n, self._generator)
         theta = self.whitening.to_theta(u)
         log_density = snapshot.density.log_prob(u).double() + self.whitening.log_abs_det(theta)
         return self._proposals(theta, ProposalKind.TEMPERED, log_density, beta)
 
-    def chosen(self, n: int, snapshot: Snapshot, pending: list[Proposal]) -> list[Proposal]:
+    def chosen(self, n: int, snapshot: Snapshot, pending: Proposals) -> Proposals:
         """The acquisition function's choice, given everything that the snapshot has not seen."""
         if n <= 0:
-            return []
+            return Proposals.none(self.whitening.dim)
         in_flight = torch.zeros(0, self.whitening.dim)
-        if pending:
-            in_flight = self.whitening.to_u(torch.tensor(np.stack([p.theta for p in pending]))).float()
+        if len(pending):
+            in_flight = self.whitening.to_u(torch.tensor(pending.theta)).float()
         u, beta = choose(snapshot.candidates, n, in_flight, self._generator)
         return self._proposals(self.whitening.to_theta(u), ProposalKind.ACQUISITION, None, beta)
 
-    def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> list[Proposal]:
+    def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> Proposals:
         """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
         if snapshot is None or self.config.method in ("prior", "sobol"):
             return self.from_prior(n)
         share = min(1.0, self.config.prior_share * (n + num_chosen) / max(n, 1))
         num_prior = int(torch.binomial(torch.tensor(float(n)), torch.tensor(share), generator=self._generator))
-        proposals = self.from_prior(num_prior) + self.from_density(n - num_prior, snapshot)
-        order = torch.randperm(n, generator=self._generator).tolist()
-        return [proposals[i] for i in order]
+        parts = [self.from_prior(num_prior), self.from_density(n - num_prior, snapshot)]
+        order = torch.randperm(n, generator=self._generator).numpy()
+        return Proposals.concatenate(parts).take(order)
 
-    def for_calibration(self, n: int, posterior: TemperedPosterior | None) -> list[Proposal]:
+    def for_calibration(self, n: int, posterior: TemperedPosterior | None) -> Proposals:
         """Draws to check the posterior with: of the prior, or of the posterior at its lowest temperature."""
         if n <= 0:
-            return []
+            return Proposals.none(self.whitening.dim)
         if posterior is None:
             return self.from_prior(n, ProposalKind.CALIBRATION_PRIOR)
         beta = posterior.beta_range[0]
@@ -106,19 +105,15 @@ class Proposer:
 
     def _proposals(
         self, theta: Tensor, kind: ProposalKind, log_density: Tensor | None, beta: Tensor | None
-    ) -> list[Proposal]:
+    ) -> Proposals:
         with self._lock:
             first = self.next_id
             self.next_id += len(theta)
-        values = theta.numpy()
-        return [
-            Proposal(
-                id=first + i,
-                theta=values[i],
-                beta=None if beta is None else float(beta[i]),
-                kind=kind,
-                log_density=None if log_density is None else float(log_density[i]),
-                seed=row_seed(self.seed, first + i),
-            )
-            for i in range(len(theta))
-        ]
+        return Proposals.of_kind(
+            first,
+            theta.numpy(),
+            kind,
+            self.seed,
+            None if log_density is None else log_density.numpy(),
+            None if beta is None else beta.numpy(),
+        )

@@ -1,143 +1,237 @@
 """The store: every simulation as a row of an append-only Parquet dataset. It is the truth of a campaign.
 
-A file appears whole or not at all (written aside, fsynced, renamed), so a killed campaign leaves no half row.
+A file appears whole or not at all, so a killed campaign leaves no half row.
 """
 
 from __future__ import annotations
 
-__all__ = ["SCHEMA", "SimulationStore"]
+__all__ = ["SCHEMA", "SimulationStore", "StoreSummary", "split_columns"]
 
 import hashlib
-import os
-import uuid
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from simulators.errors import RunDirectoryError
 from simulators.outcome import Status
 
-from .proposal import Finished
+from . import compaction
+from .columns import GROUP_NUMBERS, GROUP_ROWS, PARQUET, SCHEMA, in_order, split_columns, to_table
+from .location import open_location
+from .manifest import ChangingError, load_manifest
+from .proposal import Finished, ProposalKind
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("theta", pa.list_(pa.float64())),
-        ("x", pa.list_(pa.float64())),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("attempts", pa.int32()),
-        ("worker", pa.string()),
-        ("started", pa.timestamp("us", tz="UTC")),
-        ("seconds", pa.float64()),
-        ("proposal", pa.string()),
-        ("proposal_log_density", pa.float64()),
-        ("beta", pa.float64()),
-        ("seed", pa.int64()),
-    ]
-)
+_ATTEMPTS = 20
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """What a store holds, in a few numbers.
+
+    Attributes:
+        counts: Rows by how they were proposed and how they ended.
+        seconds: Seconds of all simulations together, where known.
+        highest_id: Highest id, -1 if there is no row.
+        width: Length of x, None while there is no result.
+    """
+
+    counts: Counter[tuple[ProposalKind, Status]] = field(default_factory=Counter)
+    seconds: float = 0.0
+    highest_id: int = -1
+    width: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.counts.total()
+
+    @property
+    def by_status(self) -> Counter[Status]:
+        """Rows by how they ended."""
+        return self._by(1)
+
+    @property
+    def by_kind(self) -> Counter[ProposalKind]:
+        """Rows by how they were proposed."""
+        return self._by(0)
+
+    def _by(self, part: int) -> Counter[Any]:
+        result: Counter[Any] = Counter()
+        for key, count in self.counts.items():
+            result[key[part]] += count
+        return result
 
 
 class SimulationStore:
-    """Rows of `directory/*.parquet`.
+    """Rows of `location/*.parquet`.
+
+    One process at a time may write. Any number may read meanwhile.
 
     Arguments:
-        directory: Created if missing.
+        location: A folder, or a URI such as `s3://bucket/prefix`, `file:///folder` or any that Arrow or fsspec know.
+            Credentials come from the environment. A folder is made by the first row.
+
+    Raises:
+        RunDirectoryError: A URI that cannot be used.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, location: str | Path) -> None:
+        self._location = open_location(location)
+        self.location = self._location.text
 
-    def append(self, rows: Sequence[Finished]) -> None:
-        """Writes finished simulations as one new file; on return they are on disk."""
-        if not rows:
+    def append(self, rows: Finished) -> None:
+        """Writes finished simulations as one new file; on return they are durable.
+
+        The same rows make the same file: to append them again after an error writes nothing twice.
+
+        Raises:
+            RunDirectoryError: They could not be written; then none is visible, or all are.
+        """
+        if not len(rows):
             return
-        name = f"{rows[0].proposal.id:012d}-{uuid.uuid4().hex[:8]}.parquet"
-        temporary = self.directory / f".{name}.tmp"
-        with temporary.open("wb") as file:
-            pq.write_table(_table(rows), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.directory / name)
-        _sync_folder(self.directory)
+        ids = rows.proposals.id
+        key = hashlib.sha256(ids.tobytes() + rows.outcomes.started.tobytes()).hexdigest()[:12]
+        step = int(min(GROUP_ROWS, max(1, GROUP_NUMBERS // max(1, rows.outcomes.lengths.max()))))
+
+        def write(file: pa.NativeFile) -> None:
+            with pq.ParquetWriter(file, to_table(Finished.none()).schema, **PARQUET) as writer:
+                for begin in range(0, len(rows), step):
+                    part = rows if len(rows) <= step else rows.take(np.arange(begin, min(begin + step, len(rows))))
+                    writer.write_table(to_table(part))
+
+        self._location.put(f"{ids.min():012d}-{key}.parquet", write)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows in the order of their ids, each id once.
 
         Raises:
-            RunDirectoryError: A file of the store cannot be read.
+            RunDirectoryError: The store cannot be read; names the file if one is damaged.
         """
         wanted = None if columns is None else list(dict.fromkeys(["id", *columns]))
-        try:
-            table = self._dataset().to_table(columns=wanted)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise RunDirectoryError(
-                f"the store {self.directory} cannot be read: {error}; move the damaged file aside to continue"
-            ) from error
-        ids, first = np.unique(table["id"].to_numpy(), return_index=True)
-        return table.take(pa.array(first)) if len(ids) else table
+        return self._scan(lambda dataset: _rows(dataset, wanted))
 
-    def __len__(self) -> int:
-        return int(self._dataset().count_rows())
+    def ids(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Ids of all rows, increasing."""
+        ids: np.ndarray[Any, np.dtype[np.int64]] = self.read(["id"])["id"].to_numpy()
+        return ids
+
+    def summary(self, since: int = 0) -> StoreSummary:
+        """What is there, of ids from `since` on."""
+        columns = ["id", "status", "proposal", "seconds"]
+        chosen = None if since <= 0 else ds.field("id") >= since
+        table = self._scan(lambda dataset: _rows(dataset, columns, chosen))
+        if not len(table):
+            return StoreSummary()
+        counts: Counter[tuple[ProposalKind, Status]] = Counter()
+        groups = table.group_by(["proposal", "status"]).aggregate([("id", "count")])
+        try:
+            for group in groups.to_pylist():
+                counts[ProposalKind(group["proposal"]), Status(group["status"])] = group["id_count"]
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"the store {self.location} has rows of another temperflow: {error}; upgrade temperflow"
+            ) from error
+        width = self._scan(_width) if any(status is Status.OK for _, status in counts) else None
+        seconds = float(pc.sum(table["seconds"]).as_py() or 0.0)
+        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), width)
 
     def digest(self) -> str:
-        """SHA-256 of the ids, parameters and results of all rows: the identity of what was simulated."""
+        """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""
         table = self.read(["theta", "x", "status"])
-        digest = hashlib.sha256()
-        for column in ("id", "theta", "x", "status"):
-            for value in table[column].to_pylist():
-                digest.update(repr(value).encode())
+        digest = hashlib.sha256(table["id"].to_numpy().tobytes())
+        for name in ("theta", "x", "status"):
+            column = table[name]
+            lengths = pc.list_value_length(column) if name != "status" else pc.binary_length(column)
+            digest.update(pc.fill_null(lengths, -1).to_numpy().astype(np.int64).tobytes())
+            for chunk in column.chunks:
+                if name == "status":
+                    digest.update("".join(chunk.to_pylist()).encode())
+                else:
+                    digest.update(pc.list_flatten(chunk).to_numpy(zero_copy_only=False).tobytes())
         return digest.hexdigest()
 
-    def _dataset(self) -> ds.Dataset:
-        return ds.dataset(self.directory, schema=SCHEMA, format="parquet")
+    def compact(self) -> int:
+        """Merges small files; returns how many. For the one process that writes.
+
+        Raises:
+            RunDirectoryError: It could not be done; all rows remain.
+        """
+        try:
+            return compaction.compact(self._location)
+        except (ChangingError, FileNotFoundError) as error:
+            raise self._lacks(error) from error
+
+    def small_files(self) -> int:
+        """How many files `compact` might merge."""
+        return compaction.small_files(self._location)
+
+    def __len__(self) -> int:
+        return len(self.ids())
+
+    def _scan(self, use: Callable[[ds.Dataset], _T]) -> _T:
+        """`use` of a consistent set of files: looks again if a merge took some away meanwhile."""
+        missing: Exception | None = None
+        for _ in range(_ATTEMPTS):
+            listed = self._location.files()
+            try:
+                names = load_manifest(self._location).visible(listed)
+                return self._use(names, use)
+            except (ChangingError, FileNotFoundError) as error:
+                missing = error
+        raise self._lacks(missing) from missing
+
+    def _lacks(self, missing: Exception | None) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"the store {self.location} lacks a file: {missing}; put it back, or delete _manifest.json there to go on "
+            "without its rows"
+        )
+
+    def _use(self, names: Sequence[str], use: Callable[[ds.Dataset], _T]) -> _T:
+        dataset = self._dataset(names)
+        try:
+            return use(dataset)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            for name in names:
+                try:
+                    _rows(self._dataset([name]))
+                except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as damage:
+                    raise RunDirectoryError(
+                        f"the store {self.location} cannot be read: {name} is damaged ({damage}); move the damaged "
+                        "file aside to continue"
+                    ) from error
+            with self._location.reporting("read"):
+                raise
+
+    def _dataset(self, names: Sequence[str]) -> ds.Dataset:
+        paths = [self._location.path(name) for name in names]
+        if not paths:
+            return ds.dataset(SCHEMA.empty_table())
+        factory = ds.FileSystemDatasetFactory(self._location.filesystem, paths, ds.ParquetFileFormat())
+        return factory.finish(SCHEMA)
 
 
-def split_columns(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """`theta` `(n, d)` and `x` `(n, k)` of a table; rows without a result are NaN."""
-    theta = np.array(table["theta"].to_pylist(), dtype=np.float64)
-    values = table["x"].to_pylist()
-    width = max((len(v) for v in values if v is not None), default=0)
-    x = np.full((len(values), width), np.nan)
-    for i, value in enumerate(values):
-        if value is not None and len(value) == width:
-            x[i] = value
-    return theta, x
+def _rows(dataset: ds.Dataset, columns: Sequence[str] | None = None, chosen: pc.Expression | None = None) -> pa.Table:
+    table = dataset.to_table(columns=columns, filter=chosen)
+    if table["id"].null_count:
+        raise pa.ArrowInvalid("it has rows without an id")
+    return in_order(table)
 
 
-def _table(rows: Sequence[Finished]) -> pa.Table:
-    outcomes = [row.outcome for row in rows]
-    proposals = [row.proposal for row in rows]
-    ok = [o.x if o.status is Status.OK else None for o in outcomes]
-    return pa.table(
-        {
-            "id": [p.id for p in proposals],
-            "theta": [p.theta for p in proposals],
-            "x": ok,
-            "status": [str(o.status) for o in outcomes],
-            "reason": [o.reason for o in outcomes],
-            "attempts": [row.attempts for row in rows],
-            "worker": [row.worker for row in rows],
-            "started": [datetime.fromtimestamp(o.started, UTC) for o in outcomes],
-            "seconds": [o.seconds for o in outcomes],
-            "proposal": [str(p.kind) for p in proposals],
-            "proposal_log_density": [p.log_density for p in proposals],
-            "beta": [p.beta for p in proposals],
-            "seed": [p.seed for p in proposals],
-        },
-        schema=SCHEMA,
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _width(dataset: ds.Dataset) -> int:
+    """Length of the first result."""
+    result = ds.field("status") == str(Status.OK)
+    for batch in dataset.to_batches(columns=["x"], filter=result, batch_size=1024, batch_readahead=1):
+        if len(batch):
+            return int(pc.list_value_length(batch["x"])[0].as_py())
+    raise AssertionError("a row with a result was counted")

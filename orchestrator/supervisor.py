@@ -1,4 +1,4 @@
-"""The trainer under supervision: fed with rows, restarted from the store when it dies."""
+"""The trainer under supervision: fed with rows, restarted from its checkpoint and the store when it dies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["TrainerSupervisor"]
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,16 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from simulators.errors import TemperflowError
-from simulators.outcome import Status
 
-from .proposal import Finished, ProposalKind
+from .proposal import Finished, Integers, ProposalKind
 from .store import SimulationStore, split_columns
 from .trainer import Snapshot, Trained
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
+_SEND_SECONDS = 0.5
+_SEND_ROWS = 10_000
 
 
 class TrainerSupervisor:
@@ -32,51 +33,51 @@ class TrainerSupervisor:
     Arguments:
         start: Makes a new trainer actor.
         store: The truth, from which a new trainer is filled.
+        at_once: Whether to start the trainer now, not when it is first asked to train.
     """
 
-    def __init__(self, start: Callable[[], Any], store: SimulationStore) -> None:
+    def __init__(self, start: Callable[[], Any], store: SimulationStore, at_once: bool = True) -> None:
         self._start, self._store = start, store
         self._restarts = 0
         self._call: tuple[ray.ObjectRef[Any], str, tuple[Any, ...], float] | None = None
         self._progress_ref: ray.ObjectRef[Any] | None = None
         self.progress: tuple[str, float] = ("waiting", float("nan"))
-        self.rows = 0
-        self._dim_x = 0
         self.last_seconds: float | None = None
-        self._actor = start()
-        self._refill()
+        self._unsent: list[Finished] = []
+        self._sent = -np.inf
+        self._known: Integers = np.zeros(0, dtype=np.int64)
+        self._actor: Any = None
+        if at_once:
+            self._refill()
 
     @property
     def busy(self) -> bool:
         """Whether a training is under way."""
         return self._call is not None
 
-    def add(self, rows: Sequence[Finished]) -> None:
-        """Hands over finished simulations; those that only calibrate are left out."""
-        rows = [row for row in rows if row.proposal.kind.trains]
-        if not rows:
-            return
-        if self.rows == 0:
-            # Until the first success x has no length; the failures before it are in the store.
-            return self._refill()
-        x = np.full((len(rows), self._dim_x), np.nan)
-        for i, row in enumerate(rows):
-            if row.outcome.status is Status.OK:
-                x[i] = row.outcome.x
-        densities = [row.proposal.log_density for row in rows]
-        self._send(
-            np.stack([row.proposal.theta for row in rows]),
-            x,
-            np.array([np.nan if d is None else d for d in densities]),
-        )
+    def add(self, rows: Finished, dim_x: int | None) -> None:
+        """Hands over simulations that are in the store; those that only calibrate are left out.
 
-    def update(self, alone: bool = False) -> None:
-        """Starts a short training on everything handed over; `alone` where no simulation runs beside."""
-        self._remote("update", alone)
+        Arguments:
+            rows: The simulations.
+            dim_x: Length of x, None before the first success.
+        """
+        if self._actor is None:
+            return  # It will be filled from the store.
+        rows = rows.take(rows.proposals.trains)
+        if len(rows):
+            self._unsent.append(rows)
+        waiting = sum(map(len, self._unsent))
+        if waiting > _SEND_ROWS or time.monotonic() - self._sent > _SEND_SECONDS:
+            self._send(dim_x)
 
-    def finish(self, metadata: dict[str, Any]) -> None:
-        """Starts the final training."""
-        self._remote("finish", metadata)
+    def update(self, before: int, dim_x: int | None, alone: bool = False) -> None:
+        """Starts a short training on the simulations with ids below `before`; `alone` where none runs beside."""
+        self._remote("update", before, alone, dim_x=dim_x)
+
+    def finish(self, metadata: dict[str, Any], dim_x: int | None) -> None:
+        """Starts the final training, on all."""
+        self._remote("finish", metadata, dim_x=dim_x)
 
     def poll(self, timeout: float = 0.0) -> Snapshot | Trained | None:
         """The result of the training under way once it has ended, else None.
@@ -104,45 +105,56 @@ class TrainerSupervisor:
             cause = str(error.cause).strip().splitlines()
             raise TemperflowError(
                 f"training failed: {type(error.cause).__name__}: {cause[-1] if cause else ''}; every simulation is in "
-                f"{self._store.directory}. Run the same command again to continue, with --debug for the traceback"
+                f"{self._store.location}. Run the same command again to continue, with --debug for the traceback"
             ) from error
         self.last_seconds = time.monotonic() - started
         return result
 
     def stop(self) -> None:
         """Ends the trainer."""
-        ray.kill(self._actor)
+        if self._actor is not None:
+            ray.kill(self._actor)
 
-    def _remote(self, method: str, *arguments: Any) -> None:
+    def _remote(self, method: str, *arguments: Any, dim_x: int | None = None) -> None:
+        if self._actor is None:
+            self._refill()
+        self._send(dim_x)
         self._call = (getattr(self._actor, method).remote(*arguments), method, arguments, time.monotonic())
 
-    def _send(self, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
-        self._actor.add.remote(theta, x, log_proposal)
-        self.rows += len(theta)
+    def _send(self, dim_x: int | None) -> None:
+        # Until the first success x has no length.
+        if not self._unsent or dim_x is None:
+            return
+        rows = Finished.concatenate(self._unsent)
+        self._unsent, self._sent = [], time.monotonic()
+        # What a new trainer was filled with from the store may come once more from the loop.
+        place = np.searchsorted(self._known, rows.proposals.id)
+        known = np.append(self._known, -1)[place] == rows.proposals.id
+        rows = rows.take(~known)
+        if len(rows):
+            proposals = rows.proposals
+            self._actor.add.remote(proposals.id, proposals.theta, rows.outcomes.matrix(dim_x), proposals.log_density)
 
     def _refill(self) -> None:
-        theta, x, log_proposal = self._store_rows()
-        self.rows, self._dim_x = 0, x.shape[1]
-        if self._dim_x:
-            self._send(theta, x, log_proposal)
-
-    def _store_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        table = self._store.read(["theta", "x", "status", "proposal", "proposal_log_density"])
+        self._actor = self._start()
+        table = self._store.read(["theta", "x", "proposal", "proposal_log_density"])
         theta, x = split_columns(table)
-        trains = np.array([ProposalKind(kind).trains for kind in table["proposal"].to_pylist()], dtype=bool)
-        densities = table["proposal_log_density"].to_pylist()
-        log_proposal = np.array([np.nan if d is None else d for d in densities])
-        return theta[trains], x[trains], log_proposal[trains]
+        trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
+        ids = table["id"].to_numpy()[trains]
+        if not x.shape[1]:
+            return  # No result yet: the rows come again with the first one, or a later trainer reads them.
+        log_proposal = table["proposal_log_density"].to_numpy()[trains].astype(np.float64)
+        self._known = ids
+        self._actor.add.remote(ids, theta[trains], x[trains], log_proposal)
 
     def _restart(self, error: RayActorError) -> None:
         self._restarts += 1
         logger.warning("the trainer was lost (%s): starting a new one from the store", type(error).__name__)
         if self._restarts > _MAX_RESTARTS:
             raise TemperflowError(
-                f"the trainer died {self._restarts} times; every simulation is in {self._store.directory}. Look for "
+                f"the trainer died {self._restarts} times; every simulation is in {self._store.location}. Look for "
                 "its cause (memory?) in Ray's logs, then run the same command again to continue"
             ) from error
-        self._actor = self._start()
         self._progress_ref = None
         self._refill()
 

@@ -114,6 +114,7 @@ class Trainer:
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
         self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._progress: tuple[str, float] = ("waiting", float("nan"))
 
     @ray.method(concurrency_group="progress")
@@ -121,20 +122,22 @@ class Trainer:
         """What is being trained now, and its latest held-out loss."""
         return self._progress
 
-    def add(self, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
+    def add(self, ids: np.ndarray, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
         """Adds finished simulations; failures are rows of NaN."""
         tensors = [torch.tensor(values, dtype=torch.float64) for values in (theta, x, log_proposal)]
-        self.learner.add(Simulations(*tensors))
+        self._held.append((torch.tensor(ids), Simulations(*tensors)))
 
-    def update(self, alone: bool = False) -> Snapshot:
-        """A short training on everything added so far.
+    def update(self, before: int, alone: bool = False) -> Snapshot:
+        """A short training on the simulations with ids below `before` (see `orchestrator.start_order`).
 
         Arguments:
+            before: See above.
             alone: No simulations run beside it: all cores of the machine are free.
 
         Raises:
             DataError: Too few valid simulations.
         """
+        self._learn_from(before)
         assert self.learner.data is not None
         self._use_threads(None if alone else self._threads)
         rows = len(self.learner.data)
@@ -153,6 +156,7 @@ class Trainer:
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
         """Trains to convergence, with all cores of the machine."""
+        self._learn_from(None)
         self._use_threads(None)
         surrogate_loss = self.learner.fit_surrogate(final=True, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
@@ -176,6 +180,15 @@ class Trainer:
             ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
         candidates = Candidates(u, beta.float(), ell.cpu())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+
+    def _learn_from(self, before: int | None) -> None:
+        """Hands the learner what is held with an id below `before`, all for None."""
+        held, self._held = self._held, []
+        for ids, rows in held:
+            chosen = torch.ones_like(ids, dtype=torch.bool) if before is None else ids < before
+            self.learner.add(rows.take(chosen))
+            if not chosen.all():
+                self._held.append((ids[~chosen], rows.take(~chosen)))
 
     def _use_threads(self, threads: int | None) -> None:
         threads = threads or os.cpu_count() or 1

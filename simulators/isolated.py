@@ -7,7 +7,10 @@ __all__ = ["IsolatedSimulator"]
 import base64
 import contextlib
 import dataclasses
+import fcntl
 import json
+import math
+import mmap
 import os
 import select
 import signal
@@ -15,18 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from .errors import SimulatorError
-from .outcome import Array, Outcome, Status
-from .runner import HEADER_BYTES
-from .simulator import SimulatorSpec
-
-Seeds = np.ndarray[Any, np.dtype[np.int64]]
+from .memory import oom_kills, resident_bytes
+from .outcome import Array, Outcome, Outcomes, Status
+from .processes import MARK, kill_group, kill_marked
+from .runner import PROGRESS_BYTES
+from .simulator import Seeds, SimulatorSpec
+from .wire import HEADER_BYTES, decode
 
 _START_SECONDS = 300.0
+#: How often a long simulation is looked after: its memory, its output, whether it still lives.
+_LOOK_SECONDS = 0.25
+_MAX_LOG = 16 << 20
+_KEPT_LOG = 4096
 
 #: Our packages first, the current folder last: it may hold folders named like ours. Not by PYTHONPATH, which
 #: would reach the other Python programs that a simulator starts.
@@ -34,7 +44,15 @@ _BOOT = """
 import os, sys
 sys.path[:] = [sys.argv[1], *sys.path, os.getcwd()]
 from simulators.runner import main
-main(int(sys.argv[2]), int(sys.argv[3]))
+main(*map(int, sys.argv[2:]))
+"""
+
+#: Kills the group $0 and all that has left it, marked by $1, once its input closes.
+_GUARD = """
+trap "" TERM INT HUP
+read _
+kill -s KILL -- "-$0"
+for p in /proc/[0-9]*; do grep -qs "$1" "$p/environ" && kill -s KILL "${p#/proc/}"; done
 """
 
 
@@ -42,17 +60,19 @@ class IsolatedSimulator:
     """Runs simulations in a child process and process group, with a deadline for each.
 
     The child is started on first use and kept between calls. It is replaced after a crash or a deadline: its
-    whole process group gets SIGTERM, after `spec.grace` seconds SIGKILL, grandchildren included.
+    whole process group gets SIGTERM, after `spec.grace` seconds SIGKILL, grandchildren included, even those that
+    left the group.
 
     Arguments:
         spec: The simulator.
+        environment: Variables that the child has beside ours.
 
     Raises:
         SimulatorError: On first use, if the simulator cannot be imported.
     """
 
-    def __init__(self, spec: SimulatorSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str] | None = None) -> None:
+        self.spec, self.environment = spec, dict(environment or {})
         self._child: _Child | None = None
 
     def start(self) -> None:
@@ -60,26 +80,62 @@ class IsolatedSimulator:
         if self._child is not None and self._child.process.poll() is not None:
             self.close()  # It died while idle (out of memory, say): the next simulation is not to blame.
         if self._child is None:
-            self._child = _Child(self.spec)
+            self._child = _Child(self.spec, self.environment)
 
-    def run(self, theta: Array, seeds: Seeds) -> list[Outcome]:
-        """Simulates `theta` `(n, d)` with `seeds` `(n,)`; always one outcome a row, in order."""
+    def run(self, theta: Array, seeds: Seeds, memory: int | None = None) -> Outcomes:
+        """Simulates `theta` `(n, d)` with `seeds` `(n,)`; always one outcome a row, in order.
+
+        Arguments:
+            theta, seeds: See above.
+            memory: Bytes that the child with all that it started may occupy.
+        """
         theta = np.ascontiguousarray(theta, dtype=np.float64)
-        outcomes: list[Outcome] = []
-        while len(outcomes) < len(theta):
+        parts: list[Outcomes] = []
+        done = 0
+        while done < len(theta):
             self.start()
             assert self._child is not None
-            done = len(outcomes)
             try:
-                received, failure = self._child.simulate(theta[done:], seeds[done:])
+                received, failure, culprit = self._child.simulate(theta[done:], seeds[done:], memory)
             except BaseException:
                 self.close()  # Interrupted: what the child still answers would be taken for the next results.
                 raise
-            outcomes += received
+            parts += received
             if failure is not None:
-                outcomes += [failure] * (len(theta) - len(outcomes) if self.spec.batched else 1)
                 self.close()
-        return outcomes
+                told = done + sum(map(len, received))
+                parts.append(self._settle(theta[told:], seeds[told:], memory, failure, culprit))
+            done = sum(map(len, parts))
+        return Outcomes.concatenate(parts)
+
+    def _settle(
+        self, theta: Array, seeds: Seeds, memory: int | None, failure: Outcome, culprit: int | None
+    ) -> Outcomes:
+        """Outcomes of the first rows of which the child that failed had told nothing.
+
+        What had ended, but was not told yet, is simulated again; it took a moment only. If the child died between two
+        simulations, each of these is tried alone, to know which is to blame.
+        """
+        if self.spec.batched:
+            return Outcomes.from_rows([failure] * len(theta))
+        if culprit is None and len(theta) > 1:
+            return Outcomes.concatenate(
+                [self.run(theta[i : i + 1], seeds[i : i + 1], memory) for i in range(len(theta))]
+            )
+        ended = culprit or 0
+        return Outcomes.concatenate([self.run(theta[:ended], seeds[:ended], memory), Outcomes.from_rows([failure])])
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the child and what it started occupy; 0 where that is unknown."""
+        child = self._child
+        return 0 if child is None else resident_bytes(child.process.pid)
+
+    def end_for_memory(self, reason: str) -> None:
+        """Ends the simulation that is running, if any, for want of memory; may be called from another thread."""
+        child = self._child
+        if child is not None:
+            child.unwanted = reason
 
     def close(self) -> None:
         """Ends the child and everything that it started."""
@@ -94,26 +150,41 @@ class IsolatedSimulator:
         self.close()
 
 
+class _OutOfMemoryError(Exception):
+    """The child occupies more than it may."""
+
+
 class _Child:
-    def __init__(self, spec: SimulatorSpec) -> None:
+    def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str]) -> None:
         self.spec = spec
+        self.unwanted = ""
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
+        # So that it can be cut while the child writes.
+        fcntl.fcntl(self.log, fcntl.F_SETFL, fcntl.fcntl(self.log, fcntl.F_GETFL) | os.O_APPEND)
+        self._shared = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
+        self._shared.truncate(PROGRESS_BYTES)
+        self._pages = mmap.mmap(self._shared.fileno(), PROGRESS_BYTES)
+        self._progress = np.frombuffer(self._pages)
+        self.mark = f"{MARK}={uuid.uuid4().hex}"
         to_child, self.sink = _pipe()
+        os.set_blocking(self.sink.fileno(), False)
         self.source, from_child = _pipe()
-        ends = str(to_child.fileno()), str(from_child.fileno())
+        ends = to_child.fileno(), from_child.fileno(), self._shared.fileno()
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        self._oom_kills = oom_kills()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, root, *ends],
-            pass_fds=(to_child.fileno(), from_child.fileno()),
+            [sys.executable, "-P", "-c", _BOOT, root, *map(str, ends)],
+            pass_fds=ends,
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
             cwd=spec.folder if spec.folder and os.path.isdir(spec.folder) else None,
+            env={**os.environ, **environment, MARK: self.mark.removeprefix(f"{MARK}=")},
         )
         # If this process is killed, nobody is left to end the group: the guard does when its input closes.
         self.guard = subprocess.Popen(
-            ["/bin/sh", "-c", 'trap "" TERM INT HUP; read _; kill -s KILL -- "-$0"', str(self.process.pid)],
+            ["/bin/sh", "-c", _GUARD, str(self.process.pid), self.mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -123,8 +194,9 @@ class _Child:
         from_child.close()
         pickled = None if spec.pickled is None else base64.b64encode(spec.pickled).decode()
         try:
+            self._begin(_START_SECONDS, None)
             self._send(json.dumps({**dataclasses.asdict(spec), "pickled": pickled}).encode() + b"\n")
-            answer = self._receive(time.monotonic() + _START_SECONDS)
+            answer = self._receive()
         except (EOFError, BrokenPipeError, TimeoutError) as error:
             reason = self._last_words() or str(error)
             self.kill()
@@ -133,86 +205,127 @@ class _Child:
             self.kill()
             raise SimulatorError(answer["error"])
 
-    def simulate(self, theta: Array, seeds: Seeds) -> tuple[list[Outcome], Outcome | None]:
-        """Outcomes received, and the failure (crash or deadline) that ended the child, if any."""
-        outcomes: list[Outcome] = []
-        started = time.time()
+    def simulate(
+        self, theta: Array, seeds: Seeds, memory: int | None
+    ) -> tuple[list[Outcomes], Outcome | None, int | None]:
+        """Outcomes received; the failure (crash, deadline, memory) that ended the child, if any; and whose it is.
+
+        The latter counts from the first row without an outcome; None if no simulation was running.
+        """
+        received: list[Outcomes] = []
+        count = 0
         budget = self.spec.timeout
         if budget is not None and self.spec.batched:
             budget *= len(theta)
+        self._begin(budget, memory)
         try:
             header = json.dumps(theta.shape).encode() + b"\n"
             self._send(header + theta.tobytes() + np.asarray(seeds, dtype=np.int64).tobytes())
-            while len(outcomes) < len(theta):
-                started = time.time()
-                answer = self._receive(None if budget is None else time.monotonic() + budget)
-                raw = self._read(answer["bytes"]) if answer["bytes"] >= 0 else None
-                x = None if raw is None else np.frombuffer(raw)
-                status = Status(answer["status"])
-                outcomes.append(Outcome(status, x, answer["reason"], answer["started"], answer["seconds"]))
+            while count < len(theta):
+                answer = self._receive()
+                received.append(decode(answer, self._read(answer["bytes"])))
+                count += len(received[-1])
         except TimeoutError:
-            reason = f"ran longer than its timeout of {self.spec.timeout:g} s and was killed"
-            return outcomes, Outcome(Status.TIMEOUT, None, reason, started, time.time() - started)
+            status, reason = Status.TIMEOUT, f"ran longer than its timeout of {self.spec.timeout:g} s and was killed"
+        except _OutOfMemoryError as error:
+            status, reason = Status.OUT_OF_MEMORY, str(error)
         except (EOFError, BrokenPipeError):
-            reason = f"{self._death()} {self._last_words()}".strip()
-            return outcomes, Outcome(Status.CRASHED, None, reason, started, time.time() - started)
-        return outcomes, None
+            status, reason = self._death()
+        else:
+            return received, None, None
+        row, began = int(self._progress[0]), float(self._progress[1])
+        seconds = max(0.0, time.perf_counter() - began)
+        running = row >= count and began < math.inf
+        failure = Outcome(status, None, reason, time.time() - seconds, seconds)
+        return received, failure, row - count if running else None
 
     def kill(self) -> None:
         """SIGTERM to the whole process group, SIGKILL after the grace; closes the pipes."""
-        for stop, patience in ((signal.SIGTERM, self.spec.grace), (signal.SIGKILL, 10.0)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, stop)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
+        kill_group(self.process, self.spec.grace)
+        kill_marked(self.mark)
         self.guard.kill()
         self.guard.communicate()
-        for file in (self.sink, self.source, self.log):
+        del self._progress
+        self._pages.close()
+        for file in (self.sink, self.source, self.log, self._shared):
             file.close()
 
-    def _send(self, message: bytes) -> None:
-        self.sink.write(message)
-        self.sink.flush()
+    def _begin(self, budget: float | None, memory: int | None) -> None:
+        self._budget, self._memory, self.unwanted = budget, memory, ""
+        self._progress[:2] = 0.0, time.perf_counter()
 
-    def _receive(self, deadline: float | None) -> dict[str, Any]:
-        """The next message's header; TimeoutError after the deadline, EOFError if the child is gone."""
+    def _send(self, message: bytes) -> None:
+        """Writes to a child that may have stopped reading."""
+        view = memoryview(message)
         poller = select.poll()
-        poller.register(self.source, select.POLLIN)
-        ready = poller.poll(0)
-        while not ready:
-            # A dead child's pipe stays open while a process that it forked holds the other end.
-            if self.process.poll() is not None and not poller.poll(0):
-                raise EOFError("the simulator's process ended")
-            patience = 0.25 if deadline is None else min(0.25, deadline - time.monotonic())
-            if patience <= 0.0:
-                raise TimeoutError("the simulator's process did not answer")
-            ready = poller.poll(1000.0 * patience)
+        poller.register(self.sink, select.POLLOUT)
+        while view:
+            self._await(poller)
+            view = view[os.write(self.sink.fileno(), view) :]
+
+    def _receive(self) -> dict[str, Any]:
+        """The next message's header."""
         size = int.from_bytes(self._read(HEADER_BYTES), "little")
         message: dict[str, Any] = json.loads(self._read(size))
         return message
 
     def _read(self, count: int) -> bytearray:
         parts = bytearray()
+        poller = select.poll()
+        poller.register(self.source, select.POLLIN)
         while len(parts) < count:
-            part = os.read(self.source.fileno(), count - len(parts))
+            self._await(poller)
+            part = os.read(self.source.fileno(), min(count - len(parts), 1 << 20))
             if not part:
                 raise EOFError("the simulator's process closed its pipe")
             parts += part
         return parts
 
-    def _death(self) -> str:
+    def _await(self, poller: select.poll) -> None:
+        """Waits for a pipe; raises if the simulation is late (TimeoutError), too large, or gone (EOFError)."""
+        while not poller.poll(1000.0 * self._patience()):
+            # A dead child's pipe stays open while a process that it forked holds the other end.
+            if self.process.poll() is not None and not poller.poll(0):
+                raise EOFError("the simulator's process ended")
+            if self._patience() <= 0.0 and not poller.poll(0):
+                raise TimeoutError("the simulator's process did not answer")
+            self._bound_log()
+            if self.unwanted:
+                raise _OutOfMemoryError(self.unwanted)
+            if self._memory is not None and (resident := resident_bytes(self.process.pid)) > self._memory:
+                limit = f"its memory of {self._memory / 1e6:.0f} MB"
+                raise _OutOfMemoryError(f"occupied {resident / 1e6:.0f} MB, more than {limit}, and was killed")
+
+    def _patience(self) -> float:
+        """Seconds until the simulation must be looked after. The child writes down when each one begins."""
+        if self._budget is None:
+            return _LOOK_SECONDS
+        return min(_LOOK_SECONDS, max(0.0, float(self._progress[1]) + self._budget - time.perf_counter()))
+
+    def _death(self) -> tuple[Status, str]:
         try:
             code = self.process.wait(self.spec.grace)
         except subprocess.TimeoutExpired:
-            return "the simulator's process closed the pipe to temperflow and was killed."
-        if code < 0:
-            return f"the simulator's process was killed by {signal.Signals(-code).name}."
-        return f"the simulator's process ended with exit code {code}."
+            return Status.CRASHED, "the simulator's process closed the pipe to temperflow and was killed."
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return Status.OUT_OF_MEMORY, "the system ran out of memory and killed the simulator's process."
+        how = f"was killed by {signal.Signals(-code).name}." if code < 0 else f"ended with exit code {code}."
+        return Status.CRASHED, f"the simulator's process {how} {self._last_words()}".strip()
 
     def _last_words(self) -> str:
-        self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(0, self.log.tell() - 500))
-        return self.log.read().decode(errors="replace").strip()
+        return " ".join(self._end_of_log(500).decode(errors="replace").split())
+
+    def _end_of_log(self, count: int) -> bytes:
+        size = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), count, max(0, size - count))
+
+    def _bound_log(self) -> None:
+        """Keeps a talkative simulation from filling the disk: only the end of its output matters."""
+        if os.fstat(self.log.fileno()).st_size > _MAX_LOG:
+            end = self._end_of_log(_KEPT_LOG)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.log.fileno(), 0)
+                os.write(self.log.fileno(), end)
 
 
 def _pipe() -> tuple[BinaryIO, BinaryIO]:

@@ -1,8 +1,8 @@
 """The process in which a simulator runs: reads parameters from a pipe, writes outcomes to another.
 
 Started by `simulators.isolated`. Both pipes are its own, so that nothing the user's code prints can be taken
-for a result. A request is a line of JSON, an answer is the length of a JSON header and the header; raw arrays
-follow either.
+for a result. A request is a line of JSON and raw arrays, answers are those of `simulators.wire`. A page of memory
+that both share says which simulation is running and since when.
 """
 
 from __future__ import annotations
@@ -10,66 +10,54 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
+import mmap
 import os
 import sys
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from .errors import TemperflowError
-from .outcome import Outcome
 from .simulator import SimulatorSpec
+from .wire import encode, pack
 
-#: Bytes of the length in front of an answer's header, little-endian.
-HEADER_BYTES = 4
+#: What has ended is told at least this often between simulations: the price of a message is then nothing.
+_TELL_SECONDS = 0.02
+
+#: Two numbers of the shared page: the row that is being simulated, and when that began.
+PROGRESS_BYTES = 16
 
 _MAX_LOG = 1 << 20
 
 
-def main(read_fd: int, write_fd: int) -> None:
+def main(read_fd: int, write_fd: int, progress_fd: int) -> None:
     """Serves batches of parameters until the pipe closes."""
     source, sink = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
+    progress = np.frombuffer(mmap.mmap(progress_fd, PROGRESS_BYTES))
     spec = json.loads(source.readline())
     if spec["pickled"] is not None:
         spec["pickled"] = base64.b64decode(spec["pickled"])
     try:
         simulator = SimulatorSpec(**spec).build()
     except TemperflowError as error:
-        return _send(sink, {"error": str(error)})
+        return _send(sink, pack({"error": str(error)}))
     except Exception as error:
-        return _send(sink, {"error": f"loading the simulator failed with {type(error).__name__}: {error}"})
-    _send(sink, {"ready": True})
+        return _send(sink, pack({"error": f"loading the simulator failed with {type(error).__name__}: {error}"}))
+    _send(sink, pack({"ready": True}))
     while line := source.readline():
         n, d = json.loads(line)
         theta = np.frombuffer(source.read(8 * n * d)).reshape(n, d).copy()
         seeds = np.frombuffer(source.read(8 * n), dtype=np.int64).tolist()
-        if simulator.batched:
-            outcomes = simulator.run_batch(theta, seeds)
-            for outcome in outcomes:
-                _send_outcome(sink, outcome)
+        for outcomes in simulator.stream(theta, seeds, _TELL_SECONDS, progress):
+            progress[1] = math.inf  # Nothing is simulated while we tell.
+            _send(sink, encode(outcomes))
             _bound_log()
-        else:
-            for t, seed in zip(theta, seeds, strict=True):
-                _send_outcome(sink, simulator.run(t, seed))
-                _bound_log()
     return None
 
 
-def _send_outcome(sink: BinaryIO, outcome: Outcome) -> None:
-    raw = b"" if outcome.x is None else outcome.x.tobytes()
-    header = {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "started": outcome.started,
-        "seconds": outcome.seconds,
-        "bytes": len(raw) if outcome.x is not None else -1,
-    }
-    _send(sink, header, raw)
-
-
-def _send(sink: BinaryIO, header: dict[str, Any], raw: bytes = b"") -> None:
-    head = json.dumps(header).encode()
-    sink.write(len(head).to_bytes(HEADER_BYTES, "little") + head + raw)
+def _send(sink: BinaryIO, message: bytes) -> None:
+    sink.write(message)
     sink.flush()
 
 

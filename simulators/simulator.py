@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Simulator", "SimulatorSpec"]
+__all__ = ["Seeds", "Simulator", "SimulatorSpec"]
 
 import inspect
+import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 
 from .errors import SimulatorError
 from .loading import load_object
-from .outcome import Array, Outcome, Status, flatten_output
+from .outcome import Array, Outcome, Outcomes, Status, flatten_output, not_finite
+
+Seeds = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -83,29 +86,51 @@ class Simulator:
         """Simulates one parameter `(d,)`."""
         return self.run_batch(theta[None], [seed])[0]
 
-    def run_batch(self, theta: Array, seeds: list[int]) -> list[Outcome]:
-        """Simulates `(n, d)`; one call of the user's code if batched, else n calls."""
-        if not self.batched:
-            return [self._guarded(t, s) for t, s in zip(theta, seeds, strict=True)]
+    def run_batch(self, theta: Array, seeds: list[int]) -> Outcomes:
+        """Simulates `theta` `(n, d)`; one call of the user's code if batched, else n calls."""
+        return Outcomes.concatenate(list(self.stream(theta, seeds, math.inf, np.empty(2))))
+
+    def stream(self, theta: Array, seeds: list[int], every: float, progress: Array) -> Iterator[Outcomes]:
+        """The same in parts: before a simulation starts, what ended `every` seconds ago or earlier has been yielded.
+
+        `progress` `(2,)` tells whoever shares it which row is being simulated, and since when (`perf_counter`).
+        """
+        if self.batched:
+            yield self._run_batch(theta, seeds)
+            return
+        clock = time.perf_counter
+        part, last = _Part(len(theta), time.time() - clock()), clock()
+        for i, (row, seed) in enumerate(zip(theta, seeds, strict=True)):
+            begin = clock()
+            if begin - last >= every and len(part):
+                yield part.finish()
+                part, last = _Part(len(theta), time.time() - clock()), clock()
+                begin = last
+            progress[0], progress[1] = i, begin
+            try:
+                part.add(begin, self._call(row, seed), clock)
+            except MemoryError as error:
+                part.fail(begin, Status.OUT_OF_MEMORY, _describe(error), clock())
+            except (Exception, SystemExit) as error:
+                part.fail(begin, Status.RAISED, _describe(error), clock())
+        yield part.finish()
+
+    def _run_batch(self, theta: Array, seeds: list[int]) -> Outcomes:
         started, begin = time.time(), time.perf_counter()
         n = len(theta)
-        ends: list[tuple[Status, Array | None, str]]
         try:
-            ends = [flatten_output(row) for row in _split(self._call(theta, seeds[0]), n)]
+            x = _rows(self._call(theta, seeds[0]), n)
         except _WrongLengthError as error:
-            ends = [(Status.WRONG_SHAPE, None, str(error))] * n
+            return Outcomes.failed(n, Status.WRONG_SHAPE, str(error), started, (time.perf_counter() - begin) / n)
         except (Exception, SystemExit) as error:
-            ends = [(Status.RAISED, None, _describe(error))] * n
+            return Outcomes.failed(n, Status.RAISED, _describe(error), started, (time.perf_counter() - begin) / n)
         seconds = (time.perf_counter() - begin) / n
-        return [Outcome(*end, started, seconds) for end in ends]
-
-    def _guarded(self, theta: Array, seed: int) -> Outcome:
-        started, begin = time.time(), time.perf_counter()
-        try:
-            status, x, reason = flatten_output(self._call(theta, seed))
-        except (Exception, SystemExit) as error:
-            status, x, reason = Status.RAISED, None, _describe(error)
-        return Outcome(status, x, reason, started, time.perf_counter() - begin)
+        if isinstance(x, np.ndarray):
+            lengths = np.full(n, x.shape[1], dtype=np.int64)
+            code = np.full(n, Status.OK.code, dtype=np.uint8)
+            whole = Outcomes(code, lengths, x.ravel(), np.full(n, started), np.full(n, seconds), {})
+            return _checked(whole)
+        return Outcomes.from_rows([Outcome(*flatten_output(row), started, seconds) for row in x])
 
     def _call(self, theta: Array, seed: int) -> Any:
         # Simulators that draw from the global generators are reproducible from the row's seed as well.
@@ -116,8 +141,94 @@ class Simulator:
         return self.function(theta, seed=seed) if self.takes_seed else self.function(theta)
 
 
+class _Part:
+    """Outcomes of single calls while they come, at well under a microsecond each.
+
+    Arguments:
+        n: How many there may be.
+        offset: Unix time minus the clock's.
+    """
+
+    def __init__(self, n: int, offset: float) -> None:
+        self._n, self._offset = n, offset
+        self._begins: list[float] = []
+        self._ends: list[float] = []
+        self._lengths: list[int] = []
+        self._failures: list[tuple[int, Status, str]] = []
+        self._values: Array = np.empty(64)
+        self._used = 0
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def add(self, begin: float, result: Any, clock: Callable[[], float]) -> None:
+        """What a call returned."""
+        end = clock()
+        if type(result) is not np.ndarray or result.ndim != 1 or result.dtype != np.float64 or not result.size:
+            status, x, reason = flatten_output(result)
+            if x is None:
+                return self.fail(begin, status, reason, end)
+            result = x
+        # At once, for the simulator may use its array again.
+        last = self._used + len(result)
+        if last > len(self._values):
+            self._values = np.concatenate([self._values, np.empty(max(len(self._values), len(result) * 64))])
+        self._values[self._used : last] = result
+        self._used = last
+        self._append(begin, end, len(result))
+
+    def fail(self, begin: float, status: Status, reason: str, end: float) -> None:
+        """A call that has no result."""
+        self._failures.append((len(self._begins), status, reason))
+        self._append(begin, end, -1)
+
+    def finish(self) -> Outcomes:
+        """The columns."""
+        status = np.full(len(self), Status.OK.code, dtype=np.uint8)
+        for row, failure, _ in self._failures:
+            status[row] = failure.code
+        begins = np.array(self._begins)
+        return _checked(
+            Outcomes(
+                status,
+                np.array(self._lengths, dtype=np.int64),
+                self._values[: self._used],
+                begins + self._offset,
+                np.array(self._ends) - begins,
+                {row: reason for row, _, reason in self._failures},
+            )
+        )
+
+    def _append(self, begin: float, end: float, length: int) -> None:
+        self._begins.append(begin)
+        self._ends.append(end)
+        self._lengths.append(length)
+
+
+def _checked(outcomes: Outcomes) -> Outcomes:
+    """Results with NaN or infinite values become failures."""
+    finite = np.isfinite(outcomes.values)
+    if finite.all():
+        return outcomes
+    owner = np.repeat(np.arange(len(outcomes)), outcomes.lengths.clip(0))
+    bad = np.bincount(owner[~finite], minlength=len(outcomes))
+    rows = bad > 0
+    reasons = {int(i): not_finite(int(bad[i]), int(outcomes.lengths[i])) for i in np.flatnonzero(rows)}
+    return outcomes.failing(rows, Status.NOT_FINITE, reasons)
+
+
 class _WrongLengthError(Exception):
     """A batched simulator returned another number of results than it got parameters."""
+
+
+def _rows(result: Any, n: int) -> Array | list[Any]:
+    """The rows of a batched result, `(n, k)` where it is one array of numbers."""
+    if hasattr(result, "detach"):
+        result = result.detach().cpu().numpy()
+    plain = type(result) is np.ndarray and result.ndim > 0 and result.dtype.kind in "fiub"
+    if plain and len(result) == n and result.size:
+        return np.ascontiguousarray(result.reshape(n, -1), dtype=np.float64)
+    return _split(result, n)
 
 
 def _split(result: Any, n: int) -> list[Any]:

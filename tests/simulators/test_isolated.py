@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 import simulators
 from simulators.errors import SimulatorError
 from simulators.isolated import IsolatedSimulator
-from simulators.outcome import Array, Outcome, Status
+from simulators.outcome import Array, Outcome, Outcomes, Status
 from simulators.simulator import SimulatorSpec
 
 #: Long enough for a simulation that does nothing, on a machine that does much else.
@@ -38,11 +38,11 @@ def isolated(function: Callable[..., Any], **options: Any) -> IsolatedSimulator:
     return IsolatedSimulator(SimulatorSpec(pickled=cloudpickle.dumps(function), **{"timeout": PATIENCE, **options}))
 
 
-def run(simulator: IsolatedSimulator, *theta: float) -> list[Outcome]:
+def run(simulator: IsolatedSimulator, *theta: float) -> Outcomes:
     return simulator.run(np.array(theta).reshape(-1, 1), np.arange(len(theta), dtype=np.int64))
 
 
-def values(outcomes: list[Outcome]) -> list[float]:
+def values(outcomes: Sequence[Outcome]) -> list[float]:
     """The results, where each is one number."""
     assert [(o.status, o.reason) for o in outcomes] == [(Status.OK, "")] * len(outcomes)
     return [float(o.x[0]) for o in outcomes if o.x is not None]
@@ -171,7 +171,8 @@ def faulty() -> Iterator[IsolatedSimulator]:
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=NAMES)
 def test_a_fault_is_one_outcome_and_harms_no_other(number: int, faulty: IsolatedSimulator) -> None:
     _, status, reason = FAULTS[number]
-    before, fault, after = run(faulty, -1, number, -1)
+    (before,) = run(faulty, -1)
+    fault, after = run(faulty, number, -1)
     assert fault.status is status
     assert reason in fault.reason
     assert fault.x is None
@@ -189,8 +190,73 @@ def test_faults_in_a_row_keep_their_places(faulty: IsolatedSimulator) -> None:
     assert [o.status for o in outcomes] == ["crashed", "raised", "ok", "crashed", "crashed", "ok", "raised"]
 
 
+def test_what_had_ended_when_the_process_died_is_told_all_the_same(faulty: IsolatedSimulator) -> None:
+    crash = NAMES.index("segfaults")
+    for outcomes in (run(faulty, *[-1] * 50, crash, -1), run(faulty, -1, -1, crash), run(faulty, crash, -1, -1)):
+        assert sum(o.status is Status.CRASHED for o in outcomes) == 1
+        assert all(o.x is not None for o in outcomes if o.status is not Status.CRASHED)
+
+
 def test_no_parameters_no_outcomes(faulty: IsolatedSimulator) -> None:
-    assert run(faulty) == []
+    assert len(run(faulty)) == 0
+
+
+def occupies(theta: Array) -> Any:
+    """Fills as many megabytes as asked, then hangs."""
+    held = np.ones(int(theta[0]) << 17)
+    while theta[0] > 100:
+        time.sleep(0.01)
+    return held[:1]
+
+
+def test_more_memory_than_allowed_is_its_own_failure() -> None:
+    with isolated(occupies) as simulator:
+        theta, seeds = np.array([[1.0], [400.0], [2.0]]), np.arange(3)
+        outcomes = simulator.run(theta, seeds, memory=200_000_000)
+        assert [o.status for o in outcomes] == ["ok", "out_of_memory", "ok"]
+        assert "more than its memory of 200 MB" in outcomes[1].reason
+
+
+def raises_memory_error() -> None:
+    raise MemoryError("no room")
+
+
+def test_running_out_of_memory_in_python_is_the_same_failure() -> None:
+    with isolated(lambda theta: raises_memory_error()) as simulator:
+        (outcome,) = run(simulator, 1)
+        assert outcome.status is Status.OUT_OF_MEMORY
+        assert "no room" in outcome.reason
+
+
+def leaves_its_session(theta: Array) -> Any:
+    """Starts a process that leaves the group, as MPI launchers do, and hangs."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    Path(os.environ["TEST_FOLDER"], "pid").write_text(str(process.pid))
+    while theta[0] > 0:
+        time.sleep(0.01)
+    return theta
+
+
+def test_what_left_the_group_is_ended_too(tmp_path: Path) -> None:
+    spec = SimulatorSpec(pickled=cloudpickle.dumps(leaves_its_session), timeout=TIMEOUT, grace=0.1)
+    with IsolatedSimulator(spec, {"TEST_FOLDER": str(tmp_path)}) as simulator:
+        (outcome,) = run(simulator, 1)
+        assert outcome.status is Status.TIMEOUT
+    assert is_dead(int((tmp_path / "pid").read_text()))
+
+
+def prints_much(theta: Array) -> Any:
+    for _ in range(200):
+        os.write(1, b"x" * (1 << 19))
+        time.sleep(0.005)
+    return float(os.fstat(1).st_size)
+
+
+def test_a_hundred_megabytes_of_output_do_not_stay_on_the_disk() -> None:
+    with isolated(prints_much) as simulator:
+        (outcome,) = run(simulator, 1)
+        assert outcome.x is not None
+        assert outcome.x[0] < 64e6
 
 
 @pytest.mark.parametrize(

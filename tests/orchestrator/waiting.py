@@ -1,0 +1,31 @@
+"""Waiting for events, and looking at the machine's processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_PATIENCE = 120.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Returns as soon as `condition` holds; fails after two minutes."""
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the event never came"
+        time.sleep(0.05)
+
+
+def processes_with(text: str) -> list[int]:
+    """Living processes whose command line mentions `text`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if text in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
