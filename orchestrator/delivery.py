@@ -1,8 +1,8 @@
 """Delivery of a journal's records to MLflow: in order, once, and again only where nobody knows.
 
-After a request without an answer, nobody knows whether the server has the records. They are sent again, and this changes
-nothing: MLflow's database keeps a metric once for each key, timestamp, step and value, parameters, tags and inputs
-are set to what they are, files are written over, and runs and models are looked for before they are made.
+After a request without an answer, nobody knows whether the server has the records. They are sent again, and this
+changes nothing: MLflow's database keeps a metric once for each key, timestamp, step and value, parameters, tags and
+inputs are set to what they are, files are written over, and runs and models are looked for before they are made.
 """
 
 from __future__ import annotations
