@@ -31,7 +31,7 @@ from .problem import Problem, named, resolve
 from .run_directory import RunDirectory
 from .tracking import Tracker
 from .tracking_records import RunStatus
-from .tracking_uri import default_uri
+from .tracking_uri import default_uri, without_secret
 
 Result = TypeVar("Result")
 
@@ -150,6 +150,7 @@ class Campaign:
         )
         tracking = self.config.tracking
         uri = tracking.uri or default_uri()
+        run.update(tracking=without_secret(uri))
         tracker = Tracker(run.path, uri, tracking.experiment, self.config.name, tracking.enabled)
         status: RunStatus = "FAILED"
         try:

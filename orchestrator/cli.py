@@ -177,6 +177,15 @@ def report(directory: RunDir) -> None:
     console.print(f"{run.report}", soft_wrap=True)
 
 
+@app.command(epilog="Example: temperflow sync runs/hudson_bay")
+def sync(directory: RunDir) -> None:
+    """Deliver to MLflow what is still on disk because the server was out."""
+    from .sync import deliver
+
+    delivered, link = deliver(directory)
+    console.print(f"{delivered} records delivered to {link['uri']}, run {link['run_id']}", soft_wrap=True)
+
+
 def _print_checks(results: list[CheckResult]) -> None:
     for result in results:
         console.print(f"\nSBC over {result.population}: {result.verdict}", soft_wrap=True)

@@ -202,7 +202,8 @@ class TrackingConfig(_Model):
     """Whether to track at all."""
     uri: str | None = None
     """Tracking server; by default `MLFLOW_TRACKING_URI`, else a sqlite store in the current folder. A password in it is
-    never written down; better are `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`."""
+    never written down. Better give `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or
+    `MLFLOW_TRACKING_TOKEN`, in the environment."""
     experiment: str = "temperflow"
     """Experiment in which the run appears."""
     model: str | None = None

@@ -31,10 +31,10 @@ from .tracking_uri import redacted
 
 logger = logging.getLogger(__name__)
 
-#: What is told: everything so far is delivered, the server is out (with the reason), or a record was left out.
+#: What is told: the server takes records, it is out (with the reason), or a record was left out (with the reason).
 DELIVERED, UNAVAILABLE, REFUSED = "delivered", "unavailable", "refused"
 _SECONDS = 1.0
-_MAX_BACKOFF = 60.0
+_MAX_BACKOFF = 15.0
 #: How often a server that is out is asked again at the end.
 _LAST_TRIES = 3
 
@@ -86,7 +86,7 @@ class _Courier:
     def _deliver(self) -> bool:
         """Whether everything is delivered."""
         try:
-            self.delivery.deliver(enough=self._asked)
+            self.delivery.deliver(self._taken)
             if self._alone:
                 self.delivery.abandon()
         except Unavailable as error:
@@ -94,14 +94,16 @@ class _Courier:
             _tell(UNAVAILABLE, str(error))
             return False
         self._failures = 0
-        _tell(DELIVERED, self.delivery.run_id or "")
+        _tell(DELIVERED, "")
         return True
 
-    def _asked(self) -> bool:
-        """Looks whether the campaign has ended; ends no delivery."""
+    def _taken(self) -> None:
+        """The server has taken something: it is not out. Looks whether the campaign has ended meanwhile."""
+        if self._failures:
+            self._failures = 0
+            _tell(DELIVERED, "")
         if not self._leave:
             self._wait(0.0)
-        return False
 
     def _draw(self) -> None:
         """Draws what is asked for, the latest only: it shows the campaign as it is now."""
@@ -128,7 +130,7 @@ class _Telling(logging.Handler):
 def _tell(event: str, text: str) -> None:
     # Whoever listened may be gone.
     with contextlib.suppress(OSError, ValueError):
-        print(json.dumps({"event": event, "text": text}), flush=True)
+        print(json.dumps({"event": event, "text": text}), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
@@ -137,6 +139,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(10)
+    # MLflow prints addresses of runs; once nobody listens any more, that would be an error.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
     logging.getLogger("orchestrator").addHandler(_Telling(logging.WARNING))
     logging.getLogger("orchestrator").propagate = False
     directory, uri = Path(sys.argv[1]), os.environ["MLFLOW_TRACKING_URI"]

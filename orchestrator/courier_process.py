@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from .courier import DELIVERED, UNAVAILABLE
+from .courier import DELIVERED, REFUSED
 from .tracking_uri import without_secret
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class CourierProcess:
                 if self._out:
                     logger.warning("MLflow at %s answers again", self._server)
                 self._out = False
-            elif event != UNAVAILABLE:
+            elif event == REFUSED:
                 logger.warning("%s", text)
             elif not self._out:
                 self._out = True

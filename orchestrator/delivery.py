@@ -34,6 +34,8 @@ _MAX_METRICS, _MAX_ENTRIES = 1000, 100
 #: Answers that will be the same next time. All others may change: no connection, no credentials, an overloaded server.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "NOT_IMPLEMENTED"}
 _REFUSED_STATUS = {400, 405, 409, 410, 411, 413, 414, 415, 422}
+#: How often a record is tried that fails alone.
+_MAX_TRIES = 10
 #: Waiting is done by whoever delivers; these keep a server that is out from holding up a request for minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -67,17 +69,18 @@ class Delivery:
         self._id = journal_id(self.folder)
         self.progress = read_progress(self.folder, self.server)
         self._client: Any = None
+        self._tries = 0
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the campaign's run, once it exists."""
         return self.progress.runs.get(CAMPAIGN)
 
-    def deliver(self, enough: Callable[[], bool] = lambda: False) -> int:
+    def deliver(self, on_taken: Callable[[], None] = lambda: None) -> int:
         """Delivers what is in the journal; returns the number of records.
 
         Arguments:
-            enough: Asked between two requests; True ends the delivery early.
+            on_taken: Called after each request.
 
         Raises:
             Unavailable: The server does not take them now. Those that it has are remembered.
@@ -86,12 +89,11 @@ class Delivery:
         batch: list[tuple[Record, int]] = []
         for record, offset in records_after(self.folder, self.progress.offset):
             if self._client is None and self._connect():
-                return delivered + self.deliver(enough)
+                return delivered + self.deliver(on_taken)
             if batch and not _together([*(r for r, _ in batch), record]):
                 delivered += self._take(batch)
                 batch = []
-                if enough():
-                    return delivered
+                on_taken()
             batch.append((record, offset))
         return delivered + (self._take(batch) if batch else 0)
 
@@ -134,7 +136,7 @@ class Delivery:
             if alive():
                 return False
         except Exception as error:
-            raise self._unavailable(error) from error
+            raise Unavailable(redacted(_first_line(error), self.uri)) from error
         self.progress = Progress()
         return True
 
@@ -146,6 +148,7 @@ class Delivery:
             if len(batch) > 1:
                 return sum(self._take([entry]) for entry in batch)
             logger.warning("MLflow refuses a record of kind '%s': %s", batch[0][0].kind, error)
+        self._tries = 0
         self.progress.offset = batch[-1][1]
         write_progress(self.folder, self.server, self.progress)
         return len(batch)
@@ -165,23 +168,22 @@ class Delivery:
                 temporary = response.status_code not in _REFUSED_STATUS
             else:
                 temporary = isinstance(error, OSError | SQLAlchemyError)
-            if temporary or not self._run_is_active():
-                raise self._unavailable(error) from error
-            raise _RefusedError(self._reason(error)) from error
+            reason = redacted(_first_line(error), self.uri)
+            # What is refused because the run was deleted is not lost: the next process delivers all anew.
+            if not self._run_is_active():
+                raise Unavailable(reason) from error
+            # A server that answers everything else, and this never, is not out.
+            self._tries += 1
+            if temporary and self._tries < _MAX_TRIES:
+                raise Unavailable(reason) from error
+            self._tries = 0
+            raise _RefusedError(reason) from error
 
     def _run_is_active(self) -> bool:
-        """What is refused because the run was deleted is not lost: the next process delivers all anew."""
         try:
             return self.run_id is None or bool(self._client.get_run(self.run_id).info.lifecycle_stage == "active")
         except Exception:
             return False
-
-    def _unavailable(self, error: Exception) -> Unavailable:
-        return Unavailable(self._reason(error))
-
-    def _reason(self, error: Exception) -> str:
-        lines = str(error).strip().splitlines()
-        return redacted(lines[0][:400] if lines else type(error).__name__, self.uri)
 
     def _send(self, batch: list[Record]) -> None:
         match batch[0]:
@@ -349,6 +351,11 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
         return None
     folder = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve().parent
     return (folder / "mlartifacts" / experiment).as_uri()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:400] if lines else type(error).__name__
 
 
 def _user() -> str:
