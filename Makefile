@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy docs clean
+.PHONY: demo test setup bench-accuracy bench-store docs clean
 
 setup: .venv/ready
 
@@ -30,6 +30,10 @@ test: setup
 bench-accuracy: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# Two minutes; best on a machine that does nothing else.
+bench-store: setup
+	$(BIN)/python -m benchmarks.store $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

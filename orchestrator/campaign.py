@@ -146,6 +146,7 @@ class Campaign:
         run.update(
             names=list(self.problem.names),
             observation=_observation_record(self.problem.observation),
+            folder=self.problem.spec.folder,
             started=records.get("started", started),
         )
         tracking = self.config.tracking

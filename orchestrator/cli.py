@@ -186,6 +186,35 @@ def sync(directory: RunDir) -> None:
     console.print(f"{delivered} records delivered to {link['uri']}, run {link['run_id']}", soft_wrap=True)
 
 
+@app.command("import", epilog="Example: temperflow import runs/hudson_bay old_simulations.npz --from-prior")
+def import_(
+    directory: RunDir,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Arrays theta and x in .npz, .h5 or .hdf5; or a .csv or .parquet table with a column for each "
+            "parameter, all others being x, or with lists theta and x.",
+        ),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Configuration file (YAML); begins the campaign.")
+    ] = None,
+    from_prior: Annotated[
+        bool, typer.Option("--from-prior", help="The parameters were drawn from the campaign's prior.")
+    ] = False,
+) -> None:
+    """Add simulations that you have already; they cost nothing of the budget."""
+    from .importing import import_simulations
+
+    result = import_simulations(RunDirectory(directory.resolve()), file, config, from_prior)
+    failures = f", {result.failures} of them failures" if result.failures else ""
+    done = (
+        "were imported before; nothing was added" if result.repeated else "imported; `temperflow run` learns from them"
+    )
+    console.print(f"{result.rows} simulations{failures}, {done}", soft_wrap=True)
+
+
 def _print_checks(results: list[CheckResult]) -> None:
     for result in results:
         console.print(f"\nSBC over {result.population}: {result.verdict}", soft_wrap=True)

@@ -41,7 +41,7 @@ PARQUET: dict[str, Any] = {
 }
 
 #: Rows, and numbers in x, that are one row group at most: what writing and merging hold in memory.
-GROUP_ROWS, GROUP_NUMBERS = 1 << 17, 1 << 24
+GROUP_ROWS, GROUP_NUMBERS = 1 << 16, 1 << 21
 
 _STATUSES = pa.array([str(status) for status in STATUSES])
 _KINDS = pa.array([str(kind) for kind in KINDS])

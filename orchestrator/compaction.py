@@ -12,13 +12,13 @@ Whoever comes after a kill finds the manifest of step 1 and, by whether the merg
 
 from __future__ import annotations
 
-__all__ = ["compact", "small_files"]
+__all__ = ["compact", "plan", "small_files"]
 
 import functools
 import hashlib
+from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from .columns import GROUP_NUMBERS, GROUP_ROWS, PARQUET, SCHEMA, in_order
@@ -28,7 +28,7 @@ from .manifest import Manifest, MergedFile, Merging, load_manifest, save_manifes
 _LARGE = 64 << 20
 _LARGEST = 128 << 20
 _TINY = 1 << 20
-_BATCH = 1 << 15
+_BATCH = 1 << 14
 
 
 def compact(location: Location) -> int:
@@ -44,14 +44,16 @@ def compact(location: Location) -> int:
     manifest = _finish(location, load_manifest(location))
     sizes = location.files()
     visible = manifest.visible(sizes)
-    groups = _groups({name: sizes[name] for name in visible})
+    groups = plan({name: sizes[name] for name in visible})
     for group in groups:
         key = hashlib.sha256("\n".join(group).encode()).hexdigest()[:12]
         merging = Merging(into=f"{group[0].split('-')[0]}-merged-{key}.parquet", files=tuple(group))
         manifest = manifest.model_copy(update={"merging": merging})
         save_manifest(location, manifest)
-        location.put(merging.into, functools.partial(_merge, location, group))
-        manifest = _finish(location, manifest)
+        try:
+            location.put(merging.into, functools.partial(_merge, location, group))
+        finally:
+            manifest = _finish(location, manifest)
     return sum(map(len, groups))
 
 
@@ -62,7 +64,7 @@ def small_files(location: Location) -> int:
     return max(waiting, sum(size < _LARGE for name, size in sizes.items() if name.endswith(".parquet")))
 
 
-def _groups(sizes: dict[str, int]) -> list[list[str]]:
+def plan(sizes: dict[str, int]) -> list[list[str]]:
     """Files to be merged, as groups of at most `_LARGEST` bytes.
 
     The largest of them is no larger than the others together: its rows end up in a file of twice its size, and no row
@@ -80,21 +82,26 @@ def _groups(sizes: dict[str, int]) -> list[list[str]]:
 
 
 def _merge(location: Location, names: list[str], file: pa.NativeFile) -> None:
-    paths = [location.path(name) for name in names]
-    dataset = ds.FileSystemDatasetFactory(location.filesystem, paths, ds.ParquetFileFormat()).finish(SCHEMA)
-    batches = dataset.to_batches(batch_size=_BATCH, batch_readahead=1, fragment_readahead=2, use_threads=False)
     with location.reporting("read"), pq.ParquetWriter(file, SCHEMA, **PARQUET) as writer:
-        group: list[pa.RecordBatch] = []
+        group: list[pa.Table] = []
         rows = size = 0
-        for batch in batches:
-            group.append(batch)
-            rows, size = rows + len(batch), size + batch.nbytes
+        for table in _tables(location, names):
+            group.append(table)
+            rows, size = rows + len(table), size + table.nbytes
             if rows >= GROUP_ROWS or size >= 8 * GROUP_NUMBERS:
-                writer.write_table(in_order(pa.Table.from_batches(group)))
+                writer.write_table(in_order(pa.concat_tables(group)))
                 group, rows, size = [], 0, 0
         if group:
-            writer.write_table(in_order(pa.Table.from_batches(group)))
+            writer.write_table(in_order(pa.concat_tables(group)))
     pa.default_memory_pool().release_unused()
+
+
+def _tables(location: Location, names: list[str]) -> Iterator[pa.Table]:
+    for name in names:
+        with location.filesystem.open_input_file(location.path(name)) as file:
+            for batch in pq.ParquetFile(file, pre_buffer=True).iter_batches(_BATCH, use_threads=False):
+                # Files of earlier versions call the numbers of a list by another name.
+                yield pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _finish(location: Location, manifest: Manifest) -> Manifest:

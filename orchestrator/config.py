@@ -35,6 +35,7 @@ from simulators.errors import ConfigError, PriorError, nearest
 from simulators.prior import Marginal
 from simulators.tasks import task_names
 
+from .location import check_location
 from .tracking_uri import without_secret
 
 
@@ -61,13 +62,26 @@ class ResourcesConfig(_Model):
 
 
 class SimulatorConfig(_Model):
-    """The simulator: exactly one of `function` and `task`."""
+    """The simulator: exactly one of `function`, `task` and `command`."""
 
     function: str | None = None
     """`path/to/file.py:name` (relative to the configuration file) or `package.module:name`: a callable
     `theta (d,) -> x`, optionally taking `seed`."""
     task: str | None = None
     """Name of a built-in benchmark task, such as `two_moons`; it brings its own prior."""
+    command: list[str] | None = None
+    """An external program and its arguments, run without a shell. `{NAME}` stands for a parameter, `{seed}`, `{input}`,
+    `{output}`, `{workdir}` and `{folder}` for what the run has; see [external programs](external-programs.md)."""
+    input: str | None = None
+    """File that the program reads: `json`, `csv`, or a template of its own input file, relative to the configuration
+    file; none if the command line says all."""
+    output: str = "stdout"
+    """What the program writes: `stdout`, `json`, `csv`, `npy`, `hdf5`, or the name of its output file."""
+    fields: list[str] = []
+    """Keys, columns or datasets of the output that make up x, in this order; empty takes all."""
+    workdir: str | None = None
+    """Where each run of the program gets a fresh folder, and failed ones are kept; relative to the configuration file,
+    by default in the system's temporary folder."""
     batched: bool = False
     """Whether the callable takes `(n, d)` and returns `(n, ...)`."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -86,6 +100,27 @@ class SimulatorConfig(_Model):
         if value is not None and value not in task_names():
             raise ValueError(f"there is no task '{value}'; {nearest(value, task_names())}")
         return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _list_of_texts(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list such as [./solver, '{{input}}'], got {value!r}")
+        for item in value:
+            if not isinstance(item, str | int | float) or isinstance(item, bool):
+                raise ValueError(f"expected texts, got {item!r}; put quotes around '{{NAME}}'")
+        return [str(item) for item in value]
+
+    @model_validator(mode="after")
+    def _command_keys(self) -> SimulatorConfig:
+        files = (self.input, self.output, self.fields, self.workdir)
+        if self.command is None and files != (None, "stdout", [], None):
+            raise ValueError("`input`, `output`, `fields` and `workdir` are for a `command`, but there is none")
+        if self.command is not None and self.batched:
+            raise ValueError("a `command` simulates one parameter at a time; remove `batched`")
+        return self
 
 
 class ObservationConfig(_Model):
@@ -249,6 +284,10 @@ class CampaignConfig(_Model):
     """How the posterior is checked."""
     tracking: TrackingConfig = TrackingConfig()
     """MLflow."""
+    store: str | None = None
+    """Where the simulations are kept: a URI such as `s3://bucket/prefix`, or a path (a relative one starts from the run
+    directory); by default the folder `simulations` of the run directory. Credentials come from the environment. See
+    [store.md](store.md)."""
     reference: dict[str, KnownPosterior] = {}
     """Parameter to its known posterior at beta = 1, compared in the report."""
     seed: int = Field(0, ge=0)
@@ -258,6 +297,13 @@ class CampaignConfig(_Model):
     @classmethod
     def _path_is_enough(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("store")
+    @classmethod
+    def _usable_location(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_location(value)
+        return value
 
     @field_validator("parameters")
     @classmethod

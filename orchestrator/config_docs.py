@@ -36,13 +36,14 @@ seed: 1
 
 #: What `Problem.identity` compares, in the words of the configuration: it stays while a campaign is continued.
 FIXED = {
-    "simulator": "`simulator.function`, `simulator.task`",
+    "simulator": "`simulator.function`, `simulator.task`, or `simulator.command` with `input`, `output` and `fields`",
     "batched": "`simulator.batched`",
     "parameters": "`parameters`",
     "prior": "`prior`",
     "observation": "the numbers in the observation",
     "temperature": "`temperature`",
     "seed": "`seed`",
+    "store": "`store`",
 }
 
 _INTRODUCTION = """\
@@ -55,8 +56,9 @@ A campaign is one YAML file, such as this one. What it leaves out has a default.
 ```yaml
 {example}```
 
-An unknown key is an error that names the nearest valid one. Give exactly one of `simulator.function` and
-`simulator.task`. With `function` give exactly one of `parameters` and `prior`; a task brings its own prior.
+An unknown key is an error that names the nearest valid one. Give exactly one of `simulator.function`,
+`simulator.task` and `simulator.command`. A task brings its own prior; with the others give exactly one of `parameters`
+and `prior`.
 
 A parameter's `distribution` is a univariate class of `torch.distributions` that has quantiles: Normal, LogNormal,
 Uniform, Beta, Gamma, InverseGamma, Exponential, HalfNormal, HalfCauchy, Cauchy, Laplace, StudentT and some more. `low`
@@ -77,12 +79,20 @@ From Python, sections are arguments: `Campaign(..., temperature={{"low": 0.2, "h
 
 - `simulator.function`, `prior` and `observation`, where they name files: relative to the configuration file's folder.
   `package.module:name` is imported as in Python.
+<<<<<<< HEAD
+- Functions have that folder as their working directory, on nodes where it exists.
+- `simulator.command`, `simulator.input` and `simulator.workdir`: a program with a slash in its name, a template and the
+  working folders are relative to the same folder. Other arguments are left as they are, and a program runs in a folder
+  of its own: write `{{folder}}/mesh.dat` for a file of yours.
+=======
+- `store`: relative to the run directory.
 - Simulations have that folder as their working directory, on nodes where it exists.
+>>>>>>> wt-store
 - The run directory (`--dir`, else `runs/NAME`) and MLflow's sqlite file: relative to the folder in which the command is
   given.
 
-The simulator's file must be at the same path on every node. The other files, and the run directory, are needed only
-where the command is given.
+The simulator's file or program must be at the same path on every node. The other files, and the run directory, are
+needed only where the command is given.
 
 ## What may change when a campaign is continued
 
@@ -95,8 +105,9 @@ All else may change: `budget`, `learner`, `acquisition`, `calibration`, `trackin
 all that the budget allows stays as it is: to train it anew with other `learner` keys, raise the budget, or delete the
 folder `posterior` in the run directory.
 
-Of a function, its name and the absolute path of its file are compared, not its code. A campaign that was started from
-Python with a callable is not compared with that callable, nor with its prior: to keep them is up to you.
+Of a function, its name and the absolute path of its file are compared, not its code; of a program its path, its
+arguments and its whole template. A campaign that was started from Python with a callable is not compared with that
+callable, nor with its prior: to keep them is up to you.
 
 """
 

@@ -93,9 +93,9 @@ class Execution:
         self.tracker, self.display = tracker, display
         self.store = self.run.store()
         summary = self.store.summary()
-        self.journal = ProposalJournal(run.path / "pending.arrows")
+        self.journal = ProposalJournal(run.journal)
         self._interrupted = self._unfinished()
-        last = max([summary.last_id, *self._interrupted.id[-1:].tolist()])
+        last = max([summary.highest_id, *self._interrupted.id[-1:].tolist()])
         observation = problem.observation
         self.whitening = whiten(problem.prior)
         self.proposer = Proposer(problem.prior, self.whitening, config.acquisition, config.seed, last + 1)
@@ -128,7 +128,7 @@ class Execution:
             self.trainer,
             self.proposer,
             config.acquisition,
-            summary.dim_x,
+            summary.width,
             None if observation is None else len(observation.x),
             simulator.stop_wait,
             stopping,
@@ -180,7 +180,6 @@ class Execution:
             self.loop.close()
         finally:
             self.trainer.stop()
-            self.place.release()
 
     def _continue_interrupted(self) -> None:
         """Submits what an earlier process had in flight; it is in the journal already."""
@@ -279,11 +278,7 @@ class Execution:
         return max(0, min(wanted, budget - self.loop.spent))
 
     def _count(self, kind: ProposalKind, since: int = 0) -> int:
-        if not since:
-            return self.loop.kinds[str(kind)]
-        table = self.store.read(["proposal"])
-        kinds = table["proposal"].to_numpy()
-        return int(((kinds == str(kind)) & (table["id"].to_numpy() >= since)).sum())
+        return self.loop.count(kind) if not since else self.store.summary(since).by_kind[kind]
 
     def _remember_time(self, force: bool = False) -> None:
         """Writes down how long simulating has taken: the hours of a budget go on in the next process."""
@@ -324,7 +319,7 @@ class Execution:
             return
         self._last_metrics = now
         counts, resources = self.loop.counts, self.config.simulator.resources
-        done = sum(counts.values())
+        done = counts.total()
         pending, running, slots = self.pool.num_pending, self.pool.running, self.pool.slots
         metrics = {
             "simulations": float(done),

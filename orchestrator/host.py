@@ -64,10 +64,10 @@ class Host:
         spec: The simulator.
         slots: Simulations at once.
         memory: Bytes that a simulation may occupy for each slot that it has, or None.
-        gpus: GPUs of a slot.
+        cpus, gpus: Cores and GPUs of a slot.
     """
 
-    def __init__(self, spec: SimulatorSpec, slots: int, memory: int | None, gpus: float) -> None:
+    def __init__(self, spec: SimulatorSpec, slots: int, memory: int | None, cpus: float, gpus: float) -> None:
         self._spec, self._memory, self._slots = spec, memory, slots
         self._waiting: deque[_Task] = deque()
         self._free, self._changed = slots, threading.Condition()
@@ -76,10 +76,7 @@ class Host:
         self._error = ""
         self._started = threading.Semaphore(0)
         visible = [str(gpu) for gpu in ray.get_gpu_ids()]
-        self._simulators = [
-            IsolatedSimulator(spec, {} if not gpus else {"CUDA_VISIBLE_DEVICES": _devices(visible, slot, gpus)})
-            for slot in range(slots)
-        ]
+        self._simulators = [IsolatedSimulator(spec, _environment(cpus, gpus, visible, slot)) for slot in range(slots)]
         for simulator in self._simulators:
             threading.Thread(target=self._serve, args=(simulator,), daemon=True).start()
         self._raylet = os.getppid()
@@ -168,6 +165,14 @@ class Host:
             if used > _MEMORY_FRACTION:
                 largest = max(self._simulators, key=lambda simulator: simulator.resident)
                 largest.end_for_memory(f"was ended as the largest when {100 * used:.0f} % of the memory were in use")
+
+
+def _environment(cpus: float, gpus: float, visible: list[str], slot: int) -> dict[str, str]:
+    """What a simulation is told of its share: Ray speaks of the whole host."""
+    environment = {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = _devices(visible, slot, gpus)
+    return environment
 
 
 def _devices(visible: list[str], slot: int, gpus: float) -> str:

@@ -20,7 +20,7 @@ from simulators.outcome import STATUSES, Status
 from .config import AcquisitionConfig
 from .journal import ProposalJournal
 from .pool import SimulationPool
-from .proposal import KINDS, Finished, Proposals
+from .proposal import KINDS, Finished, ProposalKind, Proposals
 from .proposer import Proposer
 from .start_order import cut
 from .store import SimulationStore
@@ -53,11 +53,8 @@ class SimulationLoop:
         on_tick: Called after every turn of the loop.
 
     Attributes:
-        counts: Rows by status, those in flight to the store included.
-        kinds: The same by kind of proposal.
+        tally: Rows by kind and status, those on their way to the store included.
         seconds: Simulator seconds spent.
-        trainable: Rows that may be trained on.
-        valid: Those of them with a result.
         snapshot: The latest model.
     """
 
@@ -80,11 +77,8 @@ class SimulationLoop:
         self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
         self.writer = StoreWriter(store)
         summary = store.summary()
-        self.counts: Counter[str] = Counter(summary.by_status)
-        self.kinds: Counter[str] = Counter(summary.by_kind)
+        self.tally: Counter[tuple[ProposalKind, Status]] = Counter(summary.counts)
         self.seconds = summary.seconds
-        self.trainable = sum(summary.by_kind.get(str(kind), 0) for kind in KINDS if kind.trains)
-        self.valid = summary.valid_trainable
         self._reasons: Counter[str] = Counter()
         self.snapshot: Snapshot | None = None
         self._closed = False
@@ -94,9 +88,32 @@ class SimulationLoop:
         self._choices = ThreadPoolExecutor(1, thread_name_prefix="acquisition")
 
     @property
+    def counts(self) -> Counter[Status]:
+        """Simulations of this campaign by status: what counts against its budget."""
+        counts: Counter[Status] = Counter()
+        for (kind, status), number in self.tally.items():
+            if kind.spends:
+                counts[status] += number
+        return counts
+
+    @property
     def spent(self) -> int:
         """Simulations that count against the budget."""
-        return sum(self.kinds.get(str(kind), 0) for kind in KINDS if kind.spends)
+        return self.counts.total()
+
+    @property
+    def trainable(self) -> int:
+        """Rows that may be trained on."""
+        return sum(number for (kind, _), number in self.tally.items() if kind.trains)
+
+    @property
+    def valid(self) -> int:
+        """Those of them with a result."""
+        return sum(n for (kind, status), n in self.tally.items() if kind.trains and status is Status.OK)
+
+    def count(self, kind: ProposalKind) -> int:
+        """Rows of one kind."""
+        return sum(number for (k, _), number in self.tally.items() if k is kind)
 
     def warm_up(self) -> None:
         """Waits until simulations can start without delay on all slots that there are."""
@@ -188,18 +205,16 @@ class SimulationLoop:
         if not len(rows):
             return
         rows = self._checked(rows)
-        outcomes, kinds, trains = rows.outcomes, rows.proposals.kind, rows.proposals.trains
-        for status, count in enumerate(np.bincount(outcomes.status, minlength=len(STATUSES))):
-            self.counts[str(STATUSES[status])] += int(count)
-        for kind, count in enumerate(np.bincount(kinds, minlength=len(KINDS))):
-            self.kinds[str(KINDS[kind])] += int(count)
+        outcomes = rows.outcomes
+        pairs, numbers = np.unique(rows.proposals.kind * np.int64(len(STATUSES)) + outcomes.status, return_counts=True)
+        for pair, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
+            kind, status = divmod(pair, len(STATUSES))
+            self.tally[KINDS[kind], STATUSES[status]] += number
         self.seconds += float(outcomes.seconds.sum())
-        self.trainable += int(trains.sum())
-        self.valid += int((trains & outcomes.ok).sum())
         for row, reason in outcomes.reasons.items():
             self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
         if self._choosing:
-            self._unseen.append(rows.proposals.take(trains))
+            self._unseen.append(rows.proposals.take(rows.proposals.trains))
         self.writer.put(rows)
         if self.dim_x is not None and self.dim_observation not in (None, self.dim_x):
             raise ObservationError(

@@ -7,17 +7,16 @@ __all__ = ["TrainerPlace"]
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .config import LearnerConfig
-from .ray_hosts import Reservation
-
-_PATIENCE = 30.0
+from .ray_hosts import Reservation, free_resources
 
 
 class TrainerPlace:
-    """Resources for one trainer: those of the configuration, or what a small cluster can spare.
+    """A node for the trainer, and what it needs there: by the configuration, or what a small cluster can spare.
+
+    Not a placement group: to remove one can block for ever while an actor in it is being killed (Ray 2.60).
 
     Arguments:
         config: The learner's configuration.
@@ -29,35 +28,21 @@ class TrainerPlace:
         if gpus is None:
             gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
         self.cpus, self.gpus = min(config.cpus, max(0.0, total.get("CPU", 1.0) - 1)), gpus
-        self._group: PlacementGroup | None = None
-        need = {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
-        if need:
-            group = placement_group([need])
-            # On a busy cluster the trainer waits for its place like anyone else.
-            if group.wait(_PATIENCE):
-                self._group = group
-            else:
-                remove_placement_group(group)
-        self._need = need
+        self._need = {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
+        free = free_resources()
+        fitting = [node for node in free if all(free[node].get(name, 0.0) >= n for name, n in self._need.items())]
+        self._node = max(fitting, key=lambda node: free[node].get("CPU", 0.0), default=None)
 
     @property
     def options(self) -> dict[str, Any]:
         """Ray's options for the actor."""
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
-        if self._group is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
+        if self._node is not None:
+            # Should the node be lost, another one will do.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._node, soft=True)
         return options
 
     @property
     def reservation(self) -> Reservation | None:
         """What simulations must leave alone."""
-        if self._group is None:
-            return None
-        nodes = placement_group_table(self._group)["bundles_to_node_id"]
-        return Reservation(next(iter(nodes.values())), self._need)
-
-    def release(self) -> None:
-        """Gives the resources back."""
-        if self._group is not None:
-            remove_placement_group(self._group)
-            self._group = None
+        return None if self._node is None else Reservation(self._node, self._need)

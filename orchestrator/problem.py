@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Problem", "resolve"]
+__all__ = ["Problem", "resolve", "resolve_prior"]
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from torch.distributions import Distribution
 
 from simulators import get_task
+from simulators.command import CommandSpec
 from simulators.errors import ConfigError, PriorError
 from simulators.loading import load_object
 from simulators.prior import Marginal, ProductPrior, check_prior
 from simulators.simulator import SimulatorSpec
 
-from .config import CampaignConfig
+from .config import CampaignConfig, SimulatorConfig
 from .observation import Observation, read_observation
 
 
@@ -39,13 +41,14 @@ class Problem:
     def identity(self, config: CampaignConfig) -> dict[str, Any]:
         """What must stay the same for a run directory to be continued."""
         return {
-            "simulator": self.spec.function or self.spec.task or "callable",
+            "simulator": self.spec.function or self.spec.task or _program(self.spec.command) or "callable",
             "batched": self.spec.batched,
             "parameters": config.parameters,
             "prior": config.prior,
             "observation": None if self.observation is None else self.observation.x.tolist(),
             "temperature": config.temperature.model_dump(),
             "seed": config.seed,
+            "store": config.store,
         }
 
 
@@ -56,19 +59,20 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
         ConfigError, PriorError, SimulatorError, ObservationError: With the remedy.
     """
     simulator = config.simulator
-    if (simulator.function is None) == (simulator.task is None):
-        raise ConfigError("simulator: give exactly one of `function` and `task`")
+    if [simulator.function, simulator.task, simulator.command].count(None) != 2:
+        raise ConfigError("simulator: give exactly one of `function`, `task` and `command`")
     timeout, home = simulator.timeout, str(folder.resolve())
+    if simulator.task is not None and (config.parameters or config.prior):
+        raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
+    prior, names = resolve_prior(config, folder)
     if simulator.task is not None:
-        if config.parameters or config.prior:
-            raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
-        task = get_task(simulator.task)
         spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
-        prior, names = task.prior, tuple(task.parameters)
     else:
-        function = absolute_reference(simulator.function or "", folder)
-        spec = SimulatorSpec(function=function, batched=simulator.batched, timeout=timeout, folder=home)
-        prior, names = _prior(config, folder)
+        function = None if simulator.function is None else absolute_reference(simulator.function, folder)
+        command = None if simulator.command is None else _command(simulator, simulator.command, names, folder)
+        spec = SimulatorSpec(
+            function=function, command=command, batched=simulator.batched, timeout=timeout, folder=home
+        )
     observation = None if config.observation is None else read_observation(config.observation, folder)
     unknown = set(config.reference) - set(names)
     if unknown:
@@ -76,7 +80,46 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     return Problem(spec, prior, names, observation)
 
 
-def _prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:
+    name, template = simulator.input, None
+    if name not in (None, "json", "csv"):
+        path = folder / Path(name).expanduser()
+        try:
+            template = path.read_bytes().decode(errors="surrogateescape")
+        except OSError as error:
+            raise ConfigError(
+                f"simulator.input: expected json, csv or a template, but {path} cannot be read: {error.strerror}"
+            ) from error
+        name = path.name.removesuffix(".j2")
+    workdir = None if simulator.workdir is None else str((folder / Path(simulator.workdir).expanduser()).resolve())
+    return CommandSpec(
+        tuple(command), names, str(folder.resolve()), name, template, simulator.output, tuple(simulator.fields), workdir
+    )
+
+
+def _program(command: CommandSpec | None) -> dict[str, Any] | None:
+    """What decides on the results of an external program."""
+    if command is None:
+        return None
+    template = None if command.template is None else command.template.encode(errors="surrogateescape")
+    return {
+        "command": [command.program, *command.command[1:]],
+        "input": command.input,
+        "template": None if template is None else hashlib.sha256(template).hexdigest(),
+        "output": command.output,
+        "fields": list(command.fields),
+    }
+
+
+def resolve_prior(config: CampaignConfig, folder: Path) -> tuple[Distribution, tuple[str, ...]]:
+    """`p(theta)` and the names of the parameters.
+
+    Raises:
+        ConfigError, PriorError, SimulatorError: With the remedy.
+    """
+    if config.simulator.task is not None:
+        task = get_task(config.simulator.task)
+        return task.prior, tuple(task.parameters)
     if bool(config.parameters) == (config.prior is not None):
         raise ConfigError("give exactly one of `parameters` and `prior`")
     if config.parameters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RayHosts", "Reservation"]
+__all__ = ["RayHosts", "Reservation", "free_resources"]
 
 import contextlib
 import logging
@@ -221,7 +221,7 @@ class RayHosts:
             if not _placed(host.actor):
                 ray.kill(host.actor)
                 self._hosts.remove(host)
-        available = available_resources_per_node()
+        available = free_resources()
         for node in _nodes():
             for width in self._widths(node, available.get(node["NodeID"], {})):
                 self._hosts.append(self._launch(node["NodeID"], width))
@@ -262,7 +262,7 @@ class RayHosts:
             memory=None if resources.memory is None else resources.memory * width,
             resources={name: amount * width for name, amount in resources.custom.items()} or None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(self._spec, width, resources.memory, resources.gpus)
+        ).remote(self._spec, width, resources.memory, resources.cpus, resources.gpus)
         return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=time.monotonic())
 
     def _nowhere(self) -> str:
@@ -275,6 +275,12 @@ class RayHosts:
             f"a simulation needs {needs}{labels}, but no node of the cluster has that to spare (in all they have: "
             f"{nodes}); lower simulator.resources, or wait until the cluster is free"
         )
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Node to what it has to spare at the moment."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()
+    return free
 
 
 def _nodes() -> list[dict[str, Any]]:

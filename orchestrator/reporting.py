@@ -179,7 +179,9 @@ def _observation(records: dict[str, Any]) -> Observation | None:
 def _question(config: dict[str, Any], observation: Observation | None, posterior: TemperedPosterior) -> str:
     low, high = posterior.beta_range
     family = f"p(theta) p(x | theta)^beta for every beta from {low:g} to {high:g}"
-    simulator = config["simulator"]["function"] or config["simulator"]["task"] or "a Python callable"
+    section = config["simulator"]
+    program = " ".join(section.get("command") or [])  # Not in campaigns from before there were programs.
+    simulator = section["function"] or section["task"] or program or "a Python callable"
     if observation is None:
         return f"An amortized campaign: {family}, for any x that the simulator ({simulator}) can produce."
     series = f" ({', '.join(observation.series)})" if observation.series else ""

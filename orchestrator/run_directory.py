@@ -7,6 +7,7 @@ __all__ = ["RunDirectory"]
 import fcntl
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,8 +21,8 @@ _FORMAT = 1
 class RunDirectory:
     """Paths and small records of a campaign.
 
-    Layout: `campaign.json` (configuration and records), `simulations/*.parquet`, `posterior/`, `metrics.jsonl`,
-    `calibration.json`, `figures/`, `report.html`.
+    Layout: `campaign.json` (configuration and records), `simulations/*.parquet`, `pending.arrows` (what is in flight),
+    `posterior/`, `metrics.jsonl`, `calibration.json`, `figures/`, `report.html`.
 
     Arguments:
         path: The folder; made by `create`.
@@ -36,6 +37,7 @@ class RunDirectory:
     figures = property(lambda self: self.path / "figures")
     report = property(lambda self: self.path / "report.html")
     metrics = property(lambda self: self.path / "metrics.jsonl")
+    journal = property(lambda self: self.path / "pending.arrows")
     calibration = property(lambda self: self.path / "calibration.json")
 
     @property
@@ -50,21 +52,28 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"expected a folder at {self.path}, but it is a file; choose another --dir")
-        if self.path.exists() and not self.exists and any(self.path.iterdir()):
+        if self.path.exists() and not self.exists and any(file.name != ".lock" for file in self.path.iterdir()):
             raise RunDirectoryError(
                 f"{self.path} holds files, but no campaign; choose an empty or new folder with --dir"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._acquire()
-        records = self.records() if self.exists else self.update(identity=identity)
-        differing = [key for key in identity if records["identity"].get(key) != identity[key]]
-        if differing:
-            raise RunDirectoryError(
-                f"{self.path} belongs to another configuration: {', '.join(differing)} changed; use the same "
-                "configuration to continue it (budget, learner, acquisition and tracking may change), or another "
-                "--dir to start anew"
-            )
-        return self.update(config=config)
+        try:
+            new: dict[str, Any] = {"identity": identity, "id": uuid.uuid4().hex}
+            records = self.records() if self.exists else new
+            differing = [key for key in identity if records["identity"].get(key) != identity[key]]
+            if differing:
+                raise RunDirectoryError(
+                    f"{self.path} belongs to another configuration: {', '.join(differing)} changed; use the same "
+                    "configuration to continue it (budget, learner, acquisition and tracking may change), or another "
+                    "--dir to start anew"
+                )
+            if config.get("store") is not None:
+                self._store(config).claim(records["id"], str(self.path))
+            return self.update(**{**records, "config": config})
+        except BaseException:
+            self.close()
+            raise
 
     def records(self) -> dict[str, Any]:
         """Contents of `campaign.json`.
@@ -102,14 +111,20 @@ class RunDirectory:
         os.replace(temporary, self.path / name)
 
     def store(self) -> SimulationStore:
-        """The simulations."""
-        return SimulationStore(self.simulations)
+        """The simulations, in this folder or where the configuration says."""
+        return self._store(self.records().get("config", {}) if self.exists else {})
 
     def close(self) -> None:
         """Lets another process write here."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _store(self, config: dict[str, Any]) -> SimulationStore:
+        place = config.get("store")
+        if place is None:
+            return SimulationStore(self.simulations)
+        return SimulationStore(place if "://" in place else self.path / Path(place).expanduser())
 
     def _acquire(self) -> None:
         self._lock = (self.path / ".lock").open("w")

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["SCHEMA", "SimulationStore", "StoreSummary", "split_columns"]
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from .manifest import ChangingError, load_manifest
 from .proposal import Finished, ProposalKind
 
 _ATTEMPTS = 20
+_CLAIM = "_campaign.json"
 _T = TypeVar("_T")
 
 
@@ -55,17 +57,17 @@ class StoreSummary:
         return self.counts.total()
 
     @property
-    def by_status(self) -> Counter[Status]:
+    def by_status(self) -> Counter[str]:
         """Rows by how they ended."""
         return self._by(1)
 
     @property
-    def by_kind(self) -> Counter[ProposalKind]:
+    def by_kind(self) -> Counter[str]:
         """Rows by how they were proposed."""
         return self._by(0)
 
-    def _by(self, part: int) -> Counter[Any]:
-        result: Counter[Any] = Counter()
+    def _by(self, part: int) -> Counter[str]:
+        result: Counter[str] = Counter()
         for key, count in self.counts.items():
             result[key[part]] += count
         return result
@@ -158,6 +160,31 @@ class SimulationStore:
                 else:
                     digest.update(pc.list_flatten(chunk).to_numpy(zero_copy_only=False).tobytes())
         return digest.hexdigest()
+
+    def claim(self, owner: str, place: str) -> None:
+        """Notes that the store belongs to one campaign; two would overwrite one another's ids.
+
+        Arguments:
+            owner: Identity of the campaign's run directory.
+            place: Where that is, for a person to read.
+
+        Raises:
+            RunDirectoryError: It belongs to another one, or cannot be written.
+        """
+        try:
+            claim = json.loads(self._location.read(_CLAIM))
+        except FileNotFoundError:
+            claim = None
+        except ValueError:
+            claim = {}
+        if claim is None or (claim.get("owner") != owner and not len(self)):
+            content = json.dumps({"owner": owner, "run_directory": place}).encode()
+            self._location.put(_CLAIM, lambda file: file.write(content))
+        elif claim.get("owner") != owner:
+            raise RunDirectoryError(
+                f"the store {self.location} belongs to the campaign in {claim.get('run_directory', 'another folder')}; "
+                f"choose another store or, if that campaign is gone, delete {_CLAIM} there to go on with its rows"
+            )
 
     def compact(self) -> int:
         """Merges small files; returns how many. For the one process that writes.

@@ -23,7 +23,7 @@ _PAUSE = 20.0
 _LONGEST_PAUSE = 0.5
 _SHORTEST_PAUSE = 0.2
 _URGENT_ROWS = 10_000
-_MOST_ROWS = 200_000
+_MOST_ROWS = 50_000
 _RETRY_SECONDS = 1.0
 _MANY_FILES = 200
 _UNTIDY_FILES = 8
@@ -119,9 +119,8 @@ class StoreWriter:
         small = self._compact(self._count_small(), _MANY_FILES)
         pause_until = 0.0
         while (parts := self._take(pause_until)) is not None:
-            rows = Finished.concatenate(parts)
             begin = time.monotonic()
-            while not self._append(rows):
+            while not self._append(parts):
                 with self._changed:
                     if self._changed.wait_for(lambda: self._abandoned, _RETRY_SECONDS):
                         return
@@ -129,7 +128,7 @@ class StoreWriter:
             pause_until = end + min(max(_PAUSE * (end - begin), _SHORTEST_PAUSE), _LONGEST_PAUSE)
             with self._changed:
                 self._problem = None
-                self._durable += len(rows)
+                self._durable += sum(map(len, parts))
                 self._committed += parts
                 self._changed.notify_all()
             small = self._compact(small + 1, _MANY_FILES)
@@ -158,9 +157,9 @@ class StoreWriter:
     def _urgent(self) -> bool:
         return self._closing or self._put - self._durable >= _URGENT_ROWS or self._flush_to > self._durable
 
-    def _append(self, rows: Finished) -> bool:
+    def _append(self, parts: list[Finished]) -> bool:
         try:
-            self._store.append(rows)
+            self._store.append(Finished.concatenate(parts))
         except Exception as error:  # Whatever it is, the rows are kept and the thread lives.
             with self._changed:
                 if self._problem is None:
@@ -172,7 +171,7 @@ class StoreWriter:
     def _count_small(self) -> int:
         try:
             return self._store.small_files()
-        except TemperflowError:  # Appending will say so.
+        except Exception:  # Appending will say so.
             return 0
 
     def _compact(self, small: int, limit: int) -> int:

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from .command import CommandSpec
 from .errors import SimulatorError
 from .loading import load_object
 from .outcome import Array, Outcome, Outcomes, Status, flatten_output, not_finite
+from .program_run import ProgramError
 
 Seeds = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -29,6 +31,7 @@ class SimulatorSpec:
     Attributes:
         function: `path/to/file.py:name` (absolute path) or `package.module:name`.
         task: Name of a built-in task, instead of `function`.
+        command: An external program, instead of `function`.
         pickled: The callable itself in cloudpickle's form, for callables that exist only in a running
             program; it travels between the processes of one campaign and is never saved.
         batched: Whether the callable takes `(n, d)` and returns `(n, ...)`.
@@ -44,6 +47,11 @@ class SimulatorSpec:
     timeout: float | None = None
     grace: float = 2.0
     folder: str | None = None
+    command: CommandSpec | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, dict):  # As it arrives in another process.
+            object.__setattr__(self, "command", CommandSpec(**self.command))
 
     def build(self) -> Simulator:
         """Imports the simulator.
@@ -55,6 +63,8 @@ class SimulatorSpec:
             from .tasks import get_task
 
             return Simulator(_task_function(get_task(self.task)), batched=True)
+        if self.command is not None:
+            return Simulator(self.command.build())
         if self.function is not None:
             function = load_object(self.function)
         else:
@@ -109,6 +119,8 @@ class Simulator:
             progress[0], progress[1] = i, begin
             try:
                 part.add(begin, self._call(row, seed), clock)
+            except ProgramError as error:
+                part.fail(begin, error.status, str(error), clock())
             except MemoryError as error:
                 part.fail(begin, Status.OUT_OF_MEMORY, _describe(error), clock())
             except (Exception, SystemExit) as error:

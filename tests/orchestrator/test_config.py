@@ -43,6 +43,11 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
         ({**BASE, "acquisition": {"method": "magic"}}, "acquisition.method"),
         ({**BASE, "parameters": {"a": {"loc": 1}}}, "parameter 'a' needs a `distribution`"),
         ({**BASE, "parameters": {"a": {"distribution": "Norml", "loc": 0, "scale": 1}}}, "did you mean 'Normal'"),
+        (
+            {**BASE, "store": "s3://key:secret@bucket"},
+            r"store: a store's URI must not hold credentials; .*s3://bucket",
+        ),
+        ({**BASE, "store": "s4://bucket"}, "store: there is no store of the kind 's4://'"),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),
     ],
@@ -105,7 +110,7 @@ def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str,
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"simulator": {}}, ConfigError, "exactly one of `function` and `task`"),
+        ({"simulator": {}}, ConfigError, "exactly one of `function`, `task` and `command`"),
         ({"simulator": {"function": "math:sqrt"}}, ConfigError, "exactly one of `parameters` and `prior`"),
         ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:scalar"}, PriorError, "event_shape"),
         ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:text"}, PriorError, "Distribution"),

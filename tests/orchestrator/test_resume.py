@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +14,14 @@ import pytest
 import ray
 import torch
 from campaigns import QUICK, write_campaign
+from waiting import PATIENCE, processes_with, wait_until
 
 from orchestrator.config import LearnerConfig
-from orchestrator.proposal import Finished, Proposal, ProposalKind
+from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.store import SimulationStore
 from orchestrator.supervisor import TrainerSupervisor
 from orchestrator.trainer import Snapshot, Trainer
-from simulators.outcome import Outcome, Status
-
-_PATIENCE = 120.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as `condition` holds; fails after two minutes."""
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "the event never came"
-        time.sleep(0.05)
+from simulators.outcome import Outcome, Outcomes, Status
 
 
 def start(config: Path, run: Path) -> subprocess.Popen[str]:
@@ -46,19 +35,6 @@ def rows(run: Path) -> pd.DataFrame:
     return pd.read_parquet(run / "simulations").set_index("id").sort_index()
 
 
-def processes_with(text: str) -> list[int]:
-    """Living processes whose command line or working files mention `text`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if text in (entry / "cmdline").read_text():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
 def test_killed_half_way_and_continued(tmp_path: Path) -> None:
     config = write_campaign(tmp_path, simulator={"function": "model.py:slow"})
     run = tmp_path / "run"
@@ -69,7 +45,7 @@ def test_killed_half_way_and_continued(tmp_path: Path) -> None:
     before = rows(run)
     assert 150 <= len(before) < 300
     second = start(config, run)
-    output, _ = second.communicate(timeout=_PATIENCE)
+    output, _ = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, output
     assert f"continuing with {len(before)} simulations" in output
     after = rows(run)
@@ -91,7 +67,7 @@ def test_asked_to_stop_it_keeps_everything_and_says_how_to_continue(tmp_path: Pa
     process = start(config, run)
     wait_until(lambda: process.poll() is not None or ((run / "simulations").exists() and len(list_rows(run)) >= 20))
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=_PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert f"stopped as asked; {len(rows(run))} simulations are safe" in output
     assert "Traceback" not in output
@@ -103,18 +79,18 @@ def test_two_processes_cannot_write_one_run_directory(tmp_path: Path) -> None:
     first = start(config, run)
     wait_until(lambda: first.poll() is not None or ((run / "simulations").exists() and len(list_rows(run)) >= 1))
     second = start(config, run)
-    output, _ = second.communicate(timeout=_PATIENCE)
+    output, _ = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
     assert "is being written by another process" in output
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=_PATIENCE)
+    first.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path) -> None:
     store = SimulationStore(tmp_path)
     theta = np.random.default_rng(0).normal(size=(200, 2))
-    store.append([_row(i, value) for i, value in enumerate(theta)])
+    store.append(_rows(theta))
     prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     config = LearnerConfig(**QUICK)
     actors = []
@@ -126,18 +102,21 @@ def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path) -> None:
         return actors[-1]
 
     supervisor = TrainerSupervisor(start_trainer, store)
-    supervisor.update()
+    supervisor.update(150, 2)
     ray.kill(actors[0])
     result = None
     while result is None:
         result = supervisor.poll(1.0)
     assert len(actors) == 2
     assert isinstance(result, Snapshot)
-    assert result.rows == supervisor.rows == 200
+    assert result.rows == 150
     supervisor.stop()
 
 
-def _row(i: int, theta: np.ndarray) -> Finished:
-    proposal = Proposal(i, theta, None, ProposalKind.PRIOR, 0.0, i)
-    x = theta + 0.1 * np.random.default_rng(i).normal(size=2)
-    return Finished(proposal, Outcome(Status.OK, x, "", 1e9, 0.1), 1, "host:1")
+def _rows(theta: np.ndarray) -> Finished:
+    proposals = Proposals.of_kind(0, theta, ProposalKind.PRIOR, 0, np.zeros(len(theta)))
+    x = theta + 0.1 * np.random.default_rng(0).normal(size=theta.shape)
+    outcomes = Outcomes.from_rows([Outcome(Status.OK, row, "", 1e9, 0.1) for row in x])
+    return Finished(
+        proposals, outcomes, np.ones(len(theta), dtype=np.int64), np.full(len(theta), "host:1", dtype=object)
+    )

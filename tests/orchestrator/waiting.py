@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_PATIENCE = 120.0
+#: Seconds after which an event that has not come will not come.
+PATIENCE = 120.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Returns as soon as `condition` holds; fails after two minutes."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the event never came"
         time.sleep(0.05)
