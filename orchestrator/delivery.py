@@ -325,9 +325,9 @@ class Delivery:
         from .live_figures import drawn
 
         for name, path in drawn(self.folder, record.step).items():
-            # The names that MLflow gives to images say key and step.
-            there = self._client.list_artifacts(run_id, "images")
-            if not any(f"{name}%step%{record.step}%" in Path(entry.path).name for entry in there):
+            # The names that MLflow gives to images say key and time.
+            there = [Path(entry.path).name for entry in self._client.list_artifacts(run_id, "images")]
+            if not any(entry.startswith(name) and str(record.time) in entry for entry in there):
                 with Image.open(path) as image:
                     self._client.log_image(run_id, image, key=name, step=record.step, timestamp=record.time)
 

@@ -320,12 +320,12 @@ class Execution:
         self._last_metrics = now
         counts, resources = self.loop.counts, self.config.simulator.resources
         done = counts.total()
-        pending, running, slots = self.pool.num_pending, self.pool.running, self.pool.slots
+        pending, slots = self.pool.num_pending, self.pool.slots
         metrics = {
             "simulations": float(done),
             "failed": float(done - counts[Status.OK]),
             "in_flight": float(pending),
-            "queue": float(pending - running),
+            "queue": float(max(0, pending - slots)),
             "slots": float(slots),
             "utilization": (self.loop.seconds - self._seconds_before) / max(1e-9, slots * elapsed),
             "simulator_seconds": self.loop.seconds,

@@ -29,6 +29,7 @@ def describe(tracker: Tracker, config: CampaignConfig, problem: Problem) -> None
     tracker.text(json.dumps({"versions": found, "cluster": cluster, **commit}, indent=1), "environment.json")
     tracker.tags(
         {
+            "mlflow.note.content": _note(config, problem, targeted),
             "simulator": problem.spec.function or problem.spec.task or "callable",
             "targeted": str(targeted).lower(),
             "method": config.acquisition.method,
@@ -38,6 +39,21 @@ def describe(tracker: Tracker, config: CampaignConfig, problem: Problem) -> None
             **{f"cluster.{name}": amount for name, amount in cluster.items()},
             **commit,
         }
+    )
+
+
+def _note(config: CampaignConfig, problem: Problem, targeted: bool) -> str:
+    """What a person reads first on the run's page."""
+    low, high = config.temperature.low, config.temperature.high
+    model = f"models:/{config.tracking.model or config.name}@champion"
+    question = f"{'One observation' if targeted else 'Any observation'}, parameters {', '.join(problem.names)}"
+    return "\n\n".join(
+        [
+            f"{question}, every beta from {low:g} to {high:g}.",
+            "To repeat it: `temperflow run config.yaml`, with that file below and the simulator at the commit in the tags.",
+            f'To use the best posterior of that name: `TemperedPosterior.load("{model}")`; with MLflow alone, '
+            f'`mlflow.pyfunc.load_model("{model}").predict(x, params={{"beta": {low:g}}})`.',
+        ]
     )
 
 

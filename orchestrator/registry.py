@@ -128,7 +128,7 @@ def _registered(client: MlflowClient, model: LoggedModel, run_id: str, name: str
             raise
     source = f"models:/{model.model_id}"
     for known in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
-        if known.model_id == model.model_id:
+        if known.source == source:
             return known
     return client.create_model_version(name, source, run_id, {"temperflow": "posterior"}, model_id=model.model_id)
 
