@@ -50,7 +50,7 @@ def _note(config: CampaignConfig, problem: Problem, targeted: bool) -> str:
     return "\n\n".join(
         [
             f"{question}, every beta from {low:g} to {high:g}.",
-            "To repeat it: `temperflow run config.yaml`, with that file below and the simulator at the commit in the tags.",
+            "To repeat it: `temperflow run config.yaml` with that artifact, the simulator at the tags' commit.",
             f'To use the best posterior of that name: `TemperedPosterior.load("{model}")`; with MLflow alone, '
             f'`mlflow.pyfunc.load_model("{model}").predict(x, params={{"beta": {low:g}}})`.',
         ]

@@ -36,15 +36,17 @@ class PosteriorModel(PythonModel):
             MlflowException: What cannot be used, with the reason; a server answers 400.
         """
         options = params or {}
-        count, rows = int(options["num_samples"]), len(model_input)
+        count, seed, rows = int(options["num_samples"]), int(options["seed"]), len(model_input)
+        if not 0 <= seed < 2**63:
+            raise MlflowException.invalid_parameter_value(f"expected a seed from 0 to 2^63 - 1, got {seed}")
         if not rows or not 1 <= count * rows <= _MAX_SAMPLES:
             raise MlflowException.invalid_parameter_value(
                 f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for each of {rows} rows"
             )
         try:
             x = torch.from_numpy(model_input.to_numpy(dtype=np.float64))
-            draws = self.posterior.sample_batched((count,), x, float(options["beta"]), int(options["seed"]))
-        except (TemperflowError, ValueError, TypeError, RuntimeError) as error:
+            draws = self.posterior.sample_batched((count,), x, float(options["beta"]), seed)
+        except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         values = draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy()
         frame = pd.DataFrame(values, columns=list(self.posterior.names))
