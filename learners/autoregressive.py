@@ -76,20 +76,17 @@ class Gated(MaskedAutoregressiveTransform):
         plan = self._plan()
         told = _spread(torch.addmm(plan.bias, plan.context, c.reshape(-1, c.shape[-1]).mT), c, batch)
         gate = None if self.gate is None else _spread(self.gate(c).reshape(1, -1), c, batch)
+        solve = self._solver(flat)
+        activations = [layer for layer in self.hyper if not isinstance(layer, MaskedLinear)]
         v = z.new_empty(features, count)
         units = [z.new_empty(size, count) for size in plan.units]
         for i, step in enumerate(plan.steps):
             known = v[:i]
-            for k, (rows, weight, bias) in enumerate(step.hidden):
-                value = torch.addmm(told[rows] if bias is None else bias, weight, known)
-                units[k][rows] = self.hyper[2 * k + 1](value)
-                known = units[k][: rows.stop]
+            for unit, activation, (rows, weight, bias) in zip(units, activations, step.hidden, strict=True):
+                unit[rows] = activation(torch.addmm(told[rows] if bias is None else bias, weight, known))
+                known = unit[: rows.stop]
             phi = torch.addmm(step.bias, step.weight, known)
-            phi = phi if gate is None else phi * gate
-            if self.inverse is not None and phi.device.type == "cpu":
-                v[i] = torch.from_numpy(self.inverse(phi.numpy(), flat[step.feature].numpy()))
-            else:
-                v[i] = self.univariate(phi).inv(flat[step.feature])
+            v[i] = solve(phi if gate is None else phi * gate, step.feature)
         return v[self.order].mT.reshape(*batch, features)
 
     def train(self, mode: bool = True) -> Gated:
@@ -99,6 +96,14 @@ class Gated(MaskedAutoregressiveTransform):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": None}
+
+    def _solver(self, z: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """Gives `v_i` for the parameters and number of a feature, with all `z` `(d, n)`."""
+        inverse = self.inverse
+        if inverse is None or z.device.type != "cpu":
+            return lambda phi, i: self.univariate(phi).inv(z[i])
+        values = z.numpy()
+        return lambda phi, i: torch.from_numpy(inverse(phi.numpy(), values[i]))
 
     def _plan(self) -> _Plan:
         """The weights as `invert` needs them; sorted anew while they are trained, kept afterwards."""
