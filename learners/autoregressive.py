@@ -53,7 +53,7 @@ class Gated(MaskedAutoregressiveTransform):
             for parameter in self.hyper[-1].parameters():
                 parameter.mul_(0.1)
         self._degrees = _degrees(self._layers()[:-1], self.order)
-        self._kept: tuple[list[tuple[int, int]], _Plan] | None = None
+        self._kept: tuple[list[tuple[Tensor, int, int]], _Plan] | None = None
 
     def forward(self, c: Tensor | None = None) -> Transform:
         assert c is not None, "the transform is conditional"
@@ -107,11 +107,13 @@ class Gated(MaskedAutoregressiveTransform):
 
     def _plan(self) -> _Plan:
         """The weights as `invert` needs them; sorted anew while they are trained, kept afterwards."""
-        version = [(parameter.data_ptr(), parameter._version) for parameter in self.hyper.parameters()]
-        if self._kept is not None and self._kept[0] == version:
-            return self._kept[1]
+        if self._kept is not None:
+            states, plan = self._kept
+            if all(p._version == version and p.data_ptr() == place for p, version, place in states):
+                return plan
         plan = _sorted(self._layers(), self._degrees, self.order, self.total)
-        self._kept = None if self.training else (version, plan)
+        states = [(p, p._version, p.data_ptr()) for p in self.hyper.parameters()]
+        self._kept = None if self.training else (states, plan)
         return plan
 
     def _layers(self) -> list[MaskedLinear]:

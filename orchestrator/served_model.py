@@ -44,14 +44,13 @@ class PosteriorModel(PythonModel):
                 f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for each of {rows} rows"
             )
         try:
-            x = torch.from_numpy(model_input.to_numpy(dtype=np.float64))
+            x = torch.tensor(model_input.to_numpy(dtype=np.float64))
             draws = self.posterior.sample_batched((count,), x, float(options["beta"]), seed)
         except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         values = draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy()
-        frame = pd.DataFrame(values, columns=list(self.posterior.names))
-        frame.insert(0, "row", np.repeat(np.arange(rows), count))
-        return frame
+        columns = dict(zip(self.posterior.names, values.T, strict=True))
+        return pd.DataFrame({"row": np.repeat(np.arange(rows), count), **columns}, copy=False)
 
 
 mlflow.models.set_model(PosteriorModel())
