@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-store docs clean
+.PHONY: demo test setup bench-accuracy bench-store bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -34,6 +34,11 @@ bench-accuracy: setup
 # Two minutes; best on a machine that does nothing else.
 bench-store: setup
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+# Ten minutes; best on a machine that does nothing else.
+bench-tracking: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
+	$(BIN)/python -m benchmarks.tracking $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md
