@@ -1,7 +1,7 @@
 """What tracking and serving cost: each figure beside its target, and beside what plain MLflow costs for the same.
 
-`python -m benchmarks.tracking` runs every case, one after the other; `--cases NAME,...` runs some. It starts its own MLflow
-servers (sqlite) and kills them. They and the load generators share the machine's cores with what is measured.
+`python -m benchmarks.tracking` runs every case, one after the other; `--cases NAME,...` runs some. It starts its own
+MLflow servers (sqlite) and kills them. They and the load generators share the machine's cores with what is measured.
 """
 
 from __future__ import annotations

@@ -132,8 +132,9 @@ class Tracker(TrackedRun):
         self._begin(key, name, kind)
         return TrackedRun(self, key)
 
-    def dataset(self, uri: str, digest: str, rows: int) -> None:
-        """Logs where the simulations are and what they are."""
+    def dataset(self, location: str, digest: str, rows: int) -> None:
+        """Logs where the simulations are, a folder or a URI, and what they are."""
+        uri = location if "://" in location else Path(location).resolve().as_uri()
         self.write(records.Dataset(uri=uri, digest=digest, rows=rows))
         self.tags({"simulations.uri": uri, "simulations.digest": digest, "simulations.rows": rows})
 
