@@ -85,7 +85,7 @@ def test_check_and_report_can_be_made_again(hudson: Path, temperflow: Temperflow
     assert (hudson / "report.html").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report"])
+@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "sync"])
 def test_help_has_an_example(temperflow: Temperflow, command: str) -> None:
     code, text = temperflow(command, "--help")
     assert code == 0
