@@ -125,12 +125,17 @@ class Browser:
         return str(self.driver.execute_script(_WALK + script, selector, within))
 
     def pixels(self, name: str) -> str:
-        """The picture of the Bokeh figure of that name, as it is on its canvases."""
+        """The picture of the Bokeh figure of that name, as it is on its canvases; waits until they have a size."""
         script = """
             const found = []
             walk(inside(arguments[0]), (e) => { if (e.tagName === "CANVAS") found.push(e.toDataURL()) })
             return found.join(" ")"""
-        return str(self.driver.execute_script(_WALK + script, name))
+
+        def drawn() -> str:
+            found = str(self.driver.execute_script(_WALK + script, name))
+            return "" if "data:," in found else found  # a canvas without a size: its tab is not laid out yet
+
+        return str(until(drawn, f"the picture of {name}"))
 
 
 @contextmanager

@@ -207,7 +207,7 @@ class TestExplorer:
             until(lambda message=message: message in window.text(), f"{name}: {message}")
             assert "Traceback" not in window.text()
         choose(window, "posterior")
-        assert window.pixels("pairs") == before
+        until(lambda: window.pixels("pairs") == before, "the posterior as it was")
         x = TemperedPosterior.load(run).default_x
         assert x is not None
         np.save(tmp_path / "good.npy", [-77.5, *(0.9 * x[1:].numpy())])
