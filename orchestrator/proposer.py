@@ -57,7 +57,8 @@ class Proposer:
             theta = self.whitening.to_theta(torch.special.ndtri(uniform))
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
+                # `torch.manual_seed` also formats a traceback for each kind of device, which costs more than the draws.
+                torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
                 theta = self.prior.sample(torch.Size([n])).double()
         log_density = self.prior.log_prob(theta.float()).double()
         return self._proposals(theta, kind, log_density, None)

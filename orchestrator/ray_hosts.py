@@ -35,6 +35,9 @@ _PLACE_SECONDS = 30.0
 #: Hosts speak at least every five seconds.
 _SILENCE_SECONDS = 60.0
 _WARM_SECONDS = 120.0
+#: Answers are gathered for this share of a task's length, and at most so many seconds: a turn of this program's loop
+#: and a call of Ray cost about as much for one answer as for ten, and slots have their next task at hand meanwhile.
+_GATHER_SHARE, _LONGEST_GATHER = 0.1, 0.1
 #: Delays of this program's loop against which tasks are kept at hand.
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.02, 0.5
 
@@ -107,6 +110,7 @@ class RayHosts:
         self._scanned = -math.inf
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
+        self._gather = 0.0
         self._left = time.monotonic()
 
     @property
@@ -124,7 +128,7 @@ class RayHosts:
     def room(self, seconds: float | None) -> int:
         """How many more tasks of about `seconds` keep all slots busy until the next call."""
         # What waits at a host is not needed elsewhere: no more than ends before this program looks again.
-        ahead = 0.0 if seconds is None else min(1.0, 2.0 * self._delay / max(seconds, 1e-3))
+        ahead = 0.0 if seconds is None else min(1.0, 2.0 * (self._delay + self._gather) / max(seconds, 1e-3))
         return sum(
             max(0, host.width + 1 + math.ceil(ahead * host.width) - host.load)
             for host in self._ready()
@@ -188,7 +192,9 @@ class RayHosts:
             return []
         refs = [ref for ref in waiting if ref is not None]
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
-        if done and len(refs) > _WIDEST:  # Else the next turn is as good.
+        if done and done[0] is waiting[done[0]].pulse:
+            if all(host.load >= host.width for host in self._ready()):
+                time.sleep(self._gather)
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         found: list[Ended | Lost] = []
         for ref in done:
@@ -223,6 +229,7 @@ class RayHosts:
         for task, outcomes, seconds in answer.ended:
             host.remove(task)
             ended.append(Ended(task, outcomes, host.worker, seconds))
+            self._gather += 0.1 * (min(_LONGEST_GATHER, _GATHER_SHARE * seconds) - self._gather)
         if answer.overdue:
             return ended + self._give_up(host, f"its worker {host.worker} did not end it at its deadline")
         return ended
