@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-pool bench-store bench-report bench-explore docs clean
+.PHONY: demo test setup bench-accuracy bench-pool bench-store bench-report bench-explore bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -47,6 +47,11 @@ bench-report: setup
 # A minute, with Chromium: moves of the explorer's slider.
 bench-explore: setup
 	$(BIN)/python -m benchmarks.explore $(ARGS)
+
+# Ten minutes; best on a machine that does nothing else.
+bench-tracking: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
+	$(BIN)/python -m benchmarks.tracking $(ARGS)
 
 docs: setup
 	$(BIN)/python -m orchestrator.config_docs > docs/configuration.md

@@ -1,8 +1,14 @@
-"""What is learned: tempered posteriors from simulations. Torch only; usable alone, in a notebook."""
+"""What is learned: tempered posteriors from simulations. Torch only; usable alone, in a notebook.
+
+Names are imported on first use: who only draws from a posterior must not wait for what trains one.
+"""
 
 from __future__ import annotations
 
 __all__ = ["Learner", "LearnerOptions", "Simulations", "TemperedPosterior", "whiten"]
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import simulators
 
@@ -12,7 +18,22 @@ if not getattr(simulators, "TEMPERFLOW", False):
         "rename your folder, or start Python from another one"
     )
 
-from .learner import Learner, LearnerOptions
-from .posterior import TemperedPosterior
-from .simulations import Simulations
-from .whitening import whiten
+if TYPE_CHECKING:
+    from .learner import Learner, LearnerOptions
+    from .posterior import TemperedPosterior
+    from .simulations import Simulations
+    from .whitening import whiten
+
+_HOME = {
+    "Learner": ".learner",
+    "LearnerOptions": ".learner",
+    "Simulations": ".simulations",
+    "TemperedPosterior": ".posterior",
+    "whiten": ".whitening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module 'learners' has no attribute '{name}'")

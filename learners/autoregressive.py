@@ -9,11 +9,13 @@ each step computes just the units that have become computable, and the parameter
 
 from __future__ import annotations
 
-__all__ = ["Gate", "Gated"]
+__all__ = ["Gate", "Gated", "Inverse"]
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Transform
@@ -22,26 +24,36 @@ from zuko.nn import MaskedLinear
 from zuko.transforms import AutoregressiveTransform, DependentTransform
 
 Gate = Callable[[Tensor], Tensor]
+#: `g^{-1}(z; phi)` of parameters `(total, n)` and values `(n,)`, in NumPy.
+Inverse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Gated(MaskedAutoregressiveTransform):
     """zuko's masked autoregressive transform with parameters multiplied by `gate(c)` and handed over `(total, *)`.
 
     Parameters of zero are the identity for affine and spline transforms alike, and so is the start: the
-    last layer begins at (almost) zero.
+    last layer begins at (almost) zero. `inverse` is the inverse of `univariate`, quicker for few draws on a CPU.
     """
 
     def __new__(cls, *args: object, **options: object) -> Gated:
         # zuko would build another class, one without a gate, for a single feature.
         return object.__new__(cls)
 
-    def __init__(self, features: int, context: int, gate: Gate | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        features: int,
+        context: int,
+        gate: Gate | None = None,
+        inverse: Inverse | None = None,
+        **options: object,
+    ) -> None:
         super().__init__(features, context, **options)
-        self.gate = gate
+        self.gate, self.inverse = gate, inverse
         with torch.no_grad():
             for parameter in self.hyper[-1].parameters():
                 parameter.mul_(0.1)
         self._degrees = _degrees(self._layers()[:-1], self.order)
+        self._kept: tuple[list[tuple[Tensor, int, int]], _Plan] | None = None
 
     def forward(self, c: Tensor | None = None) -> Transform:
         assert c is not None, "the transform is conditional"
@@ -58,35 +70,51 @@ class Gated(MaskedAutoregressiveTransform):
 
     def invert(self, z: Tensor, c: Tensor) -> Tensor:
         """`v` `(*, d)` with `f(v | c) = z`; no gradients."""
-        batch = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
+        batch = torch.Size(np.broadcast_shapes(z.shape[:-1], c.shape[:-1]))
         flat = z.expand(*batch, z.shape[-1]).reshape(-1, z.shape[-1]).mT
         features, count = flat.shape
-        layers = self._layers()
-        # Units first, in the order in which they become computable.
-        sorting = [degree.argsort(stable=True).to(z.device) for degree in self._degrees]
-        order = self.order.argsort()
-        first, *deeper, last = (layer.weight * layer.mask for layer in layers)
-        weights = [first[sorting[0]][:, order]]
-        weights += [w[rows][:, columns] for w, columns, rows in zip(deeper, sorting, sorting[1:], strict=False)]
-        last = last[:, sorting[-1]].reshape(features, self.total, -1)
-        biases = [layer.bias[rows][:, None] for layer, rows in zip(layers, sorting, strict=False)]
-        biases[0] = _spread(first[sorting[0]][:, features:] @ c.reshape(-1, c.shape[-1]).mT + biases[0], c, batch)
+        plan = self._plan()
+        told = _spread(torch.addmm(plan.bias, plan.context, c.reshape(-1, c.shape[-1]).mT), c, batch)
         gate = None if self.gate is None else _spread(self.gate(c).reshape(1, -1), c, batch)
+        solve = self._solver(flat)
+        activations = [layer for layer in self.hyper if not isinstance(layer, MaskedLinear)]
         v = z.new_empty(features, count)
-        units = [z.new_empty(len(rows), count) for rows in sorting]
-        done = [0] * len(units)
-        for step, feature in enumerate(order.tolist()):
-            known = v[:step]
-            for k, unit in enumerate(units):
-                rows = slice(done[k], int((self._degrees[k] <= step).sum()))
-                value = biases[k][rows] + weights[k][rows, : len(known)] @ known
-                unit[rows] = self.hyper[2 * k + 1](value)
-                done[k] = rows.stop
+        units = [z.new_empty(size, count) for size in plan.units]
+        for i, step in enumerate(plan.steps):
+            known = v[:i]
+            for unit, activation, (rows, weight, bias) in zip(units, activations, step.hidden, strict=True):
+                unit[rows] = activation(torch.addmm(told[rows] if bias is None else bias, weight, known))
                 known = unit[: rows.stop]
-            bias = layers[-1].bias.reshape(features, self.total, 1)[feature]
-            phi = torch.addmm(bias, last[feature][:, : len(known)], known)
-            v[step] = self.univariate(phi if gate is None else phi * gate).inv(flat[feature])
+            phi = torch.addmm(step.bias, step.weight, known)
+            v[i] = solve(phi if gate is None else phi * gate, step.feature)
         return v[self.order].mT.reshape(*batch, features)
+
+    def train(self, mode: bool = True) -> Gated:
+        self._kept = None
+        super().train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": None}
+
+    def _solver(self, z: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """Gives `v_i` for the parameters and number of a feature, with all `z` `(d, n)`."""
+        inverse = self.inverse
+        if inverse is None or z.device.type != "cpu":
+            return lambda phi, i: self.univariate(phi).inv(z[i])
+        values = z.numpy()
+        return lambda phi, i: torch.from_numpy(inverse(phi.numpy(), values[i]))
+
+    def _plan(self) -> _Plan:
+        """The weights as `invert` needs them; sorted anew while they are trained, kept afterwards."""
+        if self._kept is not None:
+            states, plan = self._kept
+            if all(p._version == version and p.data_ptr() == place for p, version, place in states):
+                return plan
+        plan = _sorted(self._layers(), self._degrees, self.order, self.total)
+        states = [(p, p._version, p.data_ptr()) for p in self.hyper.parameters()]
+        self._kept = None if self.training else (states, plan)
+        return plan
 
     def _layers(self) -> list[MaskedLinear]:
         return [layer for layer in self.hyper if isinstance(layer, MaskedLinear)]
@@ -100,6 +128,58 @@ class _SequentialTransform(AutoregressiveTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         # What is written in place cannot be differentiated.
         return super()._inverse(y) if torch.is_grad_enabled() else self._lazy.invert(y, self._c)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One feature: which units of every hidden layer have become computable, and what gives the parameters.
+
+    The first layer's bias depends on the context, and is None.
+    """
+
+    feature: int
+    hidden: list[tuple[slice, Tensor, Tensor | None]]
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The network with its units in the order in which they become computable.
+
+    Attributes:
+        context, bias: What the context adds to the first layer.
+        units: Units of each hidden layer.
+        steps: One a feature, in their order.
+    """
+
+    context: Tensor
+    bias: Tensor
+    units: list[int]
+    steps: list[_Step]
+
+
+@torch.no_grad()
+def _sorted(layers: list[MaskedLinear], degrees: list[Tensor], order: Tensor, total: int) -> _Plan:
+    features = len(order)
+    sorting = [degree.argsort(stable=True).to(order.device) for degree in degrees]
+    known = order.argsort()
+    first, *deeper, last = (layer.weight * layer.mask for layer in layers)
+    weights = [first[sorting[0]][:, known]]
+    weights += [w[rows][:, columns] for w, columns, rows in zip(deeper, sorting, sorting[1:], strict=False)]
+    biases = [layer.bias[rows][:, None] for layer, rows in zip(layers, sorting, strict=False)]
+    last = last[:, sorting[-1]].reshape(features, total, -1)
+    last_bias = layers[-1].bias.reshape(features, total, 1)
+    steps = []
+    done = [0] * len(sorting)
+    for step, feature in enumerate(known.tolist()):
+        hidden, seen = [], step
+        for k, degree in enumerate(degrees):
+            rows = slice(done[k], int((degree <= step).sum()))
+            hidden.append((rows, weights[k][rows, :seen], None if k == 0 else biases[k][rows]))
+            done[k] = seen = rows.stop
+        steps.append(_Step(feature, hidden, last[feature][:, :seen], last_bias[feature]))
+    return _Plan(first[sorting[0]][:, features:], biases[0], [len(rows) for rows in sorting], steps)
 
 
 def _degrees(layers: list[MaskedLinear], order: Tensor) -> list[Tensor]:

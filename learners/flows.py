@@ -19,8 +19,8 @@ from zuko.lazy import LazyTransform
 from zuko.nn import MLP
 from zuko.transforms import MonotonicAffineTransform
 
-from .autoregressive import Gate, Gated
-from .spline import RationalQuadraticSpline, TailedSpline
+from .autoregressive import Gate, Gated, Inverse
+from .spline import RationalQuadraticSpline, TailedSpline, invert_spline
 
 
 class LocationScale(LazyTransform):
@@ -153,7 +153,8 @@ def spline_flow(
     the same for every context.
     """
     spline, total = (TailedSpline, 3 * bins + 1) if tailed else (RationalQuadraticSpline, 3 * bins - 1)
-    blocks = _autoregressive(features, 1 if constant else context, hidden, transforms, gate, spline, total)
+    inverse = None if tailed else invert_spline
+    blocks = _autoregressive(features, 1 if constant else context, hidden, transforms, gate, spline, total, inverse)
     if constant:
         blocks = [_Constant(block) for block in blocks]
     return _flow(features, [LocationScale(features, context, hidden, gate, full), *blocks])
@@ -179,6 +180,7 @@ def _autoregressive(
     gate: Gate | None,
     univariate: Callable[[Tensor], Transform],
     total: int,
+    inverse: Inverse | None = None,
 ) -> list[LazyTransform]:
     ascending = torch.arange(features)
     return [
@@ -186,6 +188,7 @@ def _autoregressive(
             features,
             context,
             gate,
+            inverse,
             order=ascending if i % 2 == 0 else ascending.flip(0),
             univariate=univariate,
             shapes=[(total,)],

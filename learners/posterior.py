@@ -10,7 +10,6 @@ from __future__ import annotations
 
 __all__ = ["TemperedPosterior"]
 
-import contextlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Size, Tensor
 
 from simulators.errors import ObservationError, TemperatureError
@@ -194,6 +192,9 @@ class TemperedPosterior:
         Raises:
             TemperatureError, ObservationError: As `sample`.
         """
+        # Takes a third of a second that draws need not wait for.
+        from scipy.optimize import minimize
+
         draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
 
         def cost(u: np.ndarray) -> float:
@@ -236,26 +237,30 @@ class TemperedPosterior:
         return save_posterior(self, Path(directory))
 
     @classmethod
-    def load(cls, directory: str | Path) -> TemperedPosterior:
-        """Reads what `save` wrote, or the posterior of a campaign's run directory.
+    def load(cls, source: str | Path) -> TemperedPosterior:
+        """Reads what `save` wrote, the posterior of a campaign's run directory, or one of MLflow's registry.
+
+        Arguments:
+            source: A folder, or `"models:/NAME/VERSION"` or `"models:/NAME@ALIAS"`.
 
         Raises:
             SavedModelError: Nothing there, damaged, or written by a newer version.
         """
         from .saving import load_posterior
 
-        return load_posterior(Path(directory))
+        return load_posterior(source)
 
     def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None) -> Tensor:
-        distribution = self.network(z, self._beta(beta, z.shape[:-1]))
         count, rows = shape.numel(), max(1, z.shape[:-1].numel())
         # Pieces that stay in the processor's cache.
         piece = max(1, _PIECE // rows)
         pieces = [min(piece, count - start) for start in range(0, count, piece)] or [0]
-        with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
-            if seed is not None:
-                torch.manual_seed(seed)
-            draws = [self.whitening.to_theta(distribution.sample(Size([n]))).float() for n in pieces]
+        # A generator of its own: others may draw at the same time.
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        with torch.inference_mode():
+            transform = self.network(z, self._beta(beta, z.shape[:-1])).transform
+            noise = (torch.randn(n, *z.shape[:-1], self.dim_theta, generator=generator) for n in pieces)
+            draws = [self.whitening.to_theta(transform.inv(n)).float() for n in noise]
         return torch.cat(draws).reshape(*shape, *z.shape[:-1], self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:

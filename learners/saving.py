@@ -9,6 +9,7 @@ __all__ = ["FORMAT_VERSION", "load_posterior", "save_posterior"]
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,12 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     return directory
 
 
-def load_posterior(directory: Path) -> TemperedPosterior:
-    """Reads a posterior; a run directory's is in its folder `posterior`."""
+def load_posterior(source: str | Path) -> TemperedPosterior:
+    """Reads a posterior; a run directory's is in its folder `posterior`, a registered model's comes from MLflow."""
+    if isinstance(source, str) and source.startswith("models:/"):
+        with tempfile.TemporaryDirectory() as temporary:
+            return load_posterior(_downloaded(source, temporary))
+    directory = Path(source)
     if not (directory / _SPEC).exists() and (directory / "posterior" / _SPEC).exists():
         directory = directory / "posterior"
     spec_path, tensor_path = directory / _SPEC, directory / _TENSORS
@@ -94,3 +99,22 @@ def load_posterior(directory: Path) -> TemperedPosterior:
     except _DAMAGE as error:
         reason = str(error).splitlines()[0]
         raise SavedModelError(f"{directory} is damaged ({reason}); save the posterior again") from error
+
+
+def _downloaded(uri: str, folder: str) -> Path:
+    """Where a model of MLflow's registry lies after it was fetched into `folder`."""
+    try:
+        import mlflow
+    except ImportError as error:
+        raise SavedModelError(f"{uri} is in MLflow's registry; install mlflow to load it") from error
+    try:
+        model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SavedModelError(
+            f"{uri} cannot be fetched from MLflow ({reason}); check the name, and MLFLOW_TRACKING_URI"
+        ) from error
+    found = next(iter(model.rglob(_SPEC)), None)
+    if found is None:
+        raise SavedModelError(f"{uri} is not a posterior of temperflow: it has no {_SPEC}")
+    return found.parent

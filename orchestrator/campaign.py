@@ -29,7 +29,9 @@ from .loop import Interrupted
 from .observation import Observation
 from .problem import Problem, named, resolve
 from .run_directory import RunDirectory
-from .tracking import Tracker, default_uri
+from .tracking import Tracker
+from .tracking_records import RunStatus
+from .tracking_uri import default_uri, without_secret
 
 Result = TypeVar("Result")
 
@@ -117,7 +119,9 @@ class Campaign:
         Raises:
             TemperflowError: With the remedy; whatever was simulated is in the run directory.
         """
-        return self._execute(Execution.carry_out, progress)
+        result = self._execute(Execution.carry_out, progress)
+        link = self.run_directory.records()["mlflow"]
+        return dataclasses.replace(result, mlflow_run_id=None if link is None else link["run_id"])
 
     def simulate(self, progress: bool = True) -> int:
         """Runs, or continues, the simulations of the budget and nothing else; `run` learns from them later.
@@ -139,14 +143,17 @@ class Campaign:
         with IsolatedSimulator(self.problem.spec) as probe:
             probe.start()
         records = run.open(self.config.model_dump(mode="json"), self.problem.identity(self.config))
-        records = run.update(
+        run.update(
             names=list(self.problem.names),
             observation=_observation_record(self.problem.observation),
             folder=self.problem.spec.folder,
             started=records.get("started", started),
         )
-        tracker = self._tracker(records)
-        status = "FAILED"
+        tracking = self.config.tracking
+        uri = tracking.uri or default_uri()
+        run.update(tracking=without_secret(uri))
+        tracker = Tracker(run.path, uri, tracking.experiment, self.config.name, tracking.enabled)
+        status: RunStatus = "FAILED"
         try:
             with (
                 connected(self.address),
@@ -164,19 +171,9 @@ class Campaign:
             status = "KILLED"
             raise
         finally:
-            tracker.close(status, patience=10.0 if status != "FINISHED" else 120.0)
+            tracker.close(status, patience=8.0 if status != "FINISHED" else 60.0)
+            run.update(mlflow=tracker.link)
             run.close()
-
-    def _tracker(self, records: dict[str, Any]) -> Tracker:
-        tracking, run = self.config.tracking, self.run_directory
-        uri = tracking.uri or default_uri()
-        previous = records.get("mlflow", {})
-        run_id = previous.get("run_id") if previous.get("uri") == uri else None
-
-        def started(new_id: str) -> None:
-            run.update(mlflow={"uri": uri, "run_id": new_id})
-
-        return Tracker(uri, tracking.experiment, self.config.name, run_id, started, tracking.enabled)
 
 
 def _observation_record(observation: Observation | None) -> dict[str, Any] | None:

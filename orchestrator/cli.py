@@ -199,6 +199,15 @@ def explore(
     serve(load_explored(target), port, browser)
 
 
+@app.command(epilog="Example: temperflow sync runs/hudson_bay")
+def sync(directory: RunDir) -> None:
+    """Deliver to MLflow what is still on disk because the server was out."""
+    from .sync import deliver
+
+    delivered, link = deliver(directory)
+    console.print(f"{delivered} records delivered to {link['uri']}, run {link['run_id']}", soft_wrap=True)
+
+
 @app.command("import", epilog="Example: temperflow import runs/hudson_bay old_simulations.npz --from-prior")
 def import_(
     directory: RunDir,

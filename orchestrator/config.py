@@ -21,13 +21,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from simulators.errors import ConfigError, PriorError, nearest
 from simulators.prior import Marginal
 from simulators.tasks import task_names
 
 from .location import check_location
+from .tracking_uri import without_secret
 
 
 class _Model(BaseModel):
@@ -228,11 +237,17 @@ class TrackingConfig(_Model):
     enabled: bool = True
     """Whether to track at all."""
     uri: str | None = None
-    """Tracking server; by default `MLFLOW_TRACKING_URI`, else a sqlite store in the current folder."""
+    """Tracking server; by default `MLFLOW_TRACKING_URI`, else a sqlite store in the current folder. A password in it is
+    never written down. Better give `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or
+    `MLFLOW_TRACKING_TOKEN`, in the environment."""
     experiment: str = "temperflow"
     """Experiment in which the run appears."""
     model: str | None = None
     """Name in the model registry; by default the campaign's name."""
+
+    @field_serializer("uri")
+    def _no_secret(self, uri: str | None) -> str | None:
+        return None if uri is None else without_secret(uri)
 
 
 class KnownPosterior(_Model):

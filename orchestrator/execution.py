@@ -23,6 +23,8 @@ from simulators.outcome import Status
 from .checking import CheckResult, check
 from .config import CampaignConfig
 from .display import Display, Progress
+from .failures import failure_table
+from .held_out import held_out
 from .journal import ProposalJournal
 from .loop import SimulationLoop
 from .placement import TrainerPlace
@@ -30,14 +32,20 @@ from .pool import SimulationPool
 from .problem import Problem
 from .proposal import ProposalKind, Proposals
 from .proposer import Proposer
+from .provenance import describe
 from .ray_hosts import RayHosts
 from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
+from .system_metrics import SystemMetrics
+from .tracked_calibration import track_checks
+from .tracked_training import TrackedTraining
 from .tracking import Tracker
 from .trainer import Snapshot, Trainer
 
-_METRIC_SECONDS = 2.0
+#: Metrics are written down this often, and never much more than 5,000 times in a doubling of the campaign's time.
+_METRIC_SECONDS, _METRIC_SHARE = 2.0, 1 / 5000
 _TICK_SECONDS = 0.1
+_FIGURE_SECONDS = 60.0
 _REMEMBER_SECONDS = 10.0
 
 
@@ -95,8 +103,11 @@ class Execution:
         self.place = TrainerPlace(config.learner)
         temperature = config.temperature
 
+        self.system = SystemMetrics()
+        self.tracked_training = TrackedTraining(tracker)
+
         def start_trainer() -> Any:
-            return Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
+            self.system.trainer = Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
                 problem.prior,
                 (temperature.low, temperature.high),
                 None if observation is None else observation.x,
@@ -105,6 +116,7 @@ class Execution:
                 problem.names,
                 run.checkpoint.read_bytes() if run.checkpoint.exists() else None,
             )
+            return self.system.trainer
 
         simulator = config.simulator
         self.executor = RayHosts(problem.spec, simulator.resources, self.place.reservation)
@@ -130,12 +142,13 @@ class Execution:
         self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
         self._simulating_since: float | None = None
         self._remembered = self._ticked = -math.inf
-        self._last_metrics = -math.inf
+        self._last_metrics = self._last_figures = -math.inf
+        self._seconds_before = self.loop.seconds
+        describe(tracker, config, problem)
         self._window: list[tuple[float, int]] = []
 
     def carry_out(self) -> CampaignResult:
         """Simulates, trains, checks and reports; skips what an earlier process has done."""
-        self.tracker.params({**self.config.model_dump(mode="json"), "names": list(self.problem.names)})
         if len(self.store):
             self.display.say(f"continuing with {len(self.store)} simulations in {self.run.path}")
         calibration = self._calibration_size()
@@ -143,15 +156,20 @@ class Execution:
         if posterior is None:
             self._simulate(calibration)
             posterior = self._train(calibration)
-        self._simulate_calibration(posterior, calibration)
-        self.loop.close()
-        self.trainer.stop()
-        self.phase = "checking"
-        checks = check(self.run, posterior, self.config.calibration.draws, self.config.seed)
-        self.run.update(finished=time.time())
+        with self.tracker.nested("calibration", "calibration", "calibration") as tracked:
+            self._simulate_calibration(posterior, calibration)
+            self.loop.close()
+            self.trainer.stop()
+            self.system.trainer = None
+            self.phase = "checking"
+            checks = check(self.run, posterior, self.config.calibration.draws, self.config.seed)
+            rows = held_out(self.run, posterior)
+            score = None if rows is None else rows.score(posterior)
+            track_checks(self.tracker, tracked, checks, posterior.names, score, self.loop.spent)
+        self.run.update(finished=time.time(), mlflow=self.tracker.link)
         self._log_metrics(force=True)
-        self._report(posterior, checks)
-        return CampaignResult(posterior, self.run.path, checks, self.tracker.run_id)
+        self._report()
+        return CampaignResult(posterior, self.run.path, checks, None)
 
     def simulate(self) -> int:
         """Runs the simulations of the budget and nothing else; the number of simulations in the store."""
@@ -218,6 +236,7 @@ class Execution:
         if trained.predictive:
             np.savez_compressed(self.run.path / "predictive.npz", **trained.predictive)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
+        self.tracked_training.end(trained.losses, self.loop.spent)
         self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.spent)
         return trained.posterior
 
@@ -297,22 +316,30 @@ class Execution:
         failed = done - self.loop.counts[Status.OK]
         in_flight = self.pool.num_pending
         self._remember_time()
+        final = self.phase == "training"
+        self.tracked_training.look(self.trainer.busy, final, self.loop.trainable, (training, loss), done)
         self.display.show(Progress(self.phase, total, done, failed, in_flight, rate, training, loss, left))
         self._log_metrics()
 
     def _log_metrics(self, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._last_metrics < _METRIC_SECONDS:
+        elapsed = now - self._begin
+        if not force and now - self._last_metrics < max(_METRIC_SECONDS, elapsed * _METRIC_SHARE):
             return
         self._last_metrics = now
-        counts = self.loop.counts
+        counts, resources = self.loop.counts, self.config.simulator.resources
         done = counts.total()
-        elapsed = now - self._begin
+        pending, slots = self.pool.num_pending, self.pool.slots
         metrics = {
             "simulations": float(done),
             "failed": float(done - counts[Status.OK]),
-            "in_flight": float(self.pool.num_pending),
+            "in_flight": float(pending),
+            "queue": float(max(0, pending - slots)),
+            "slots": float(slots),
+            "utilization": (self.loop.seconds - self._seconds_before) / max(1e-9, slots * elapsed),
             "simulator_seconds": self.loop.seconds,
+            "cpu_seconds": self.loop.seconds * resources.cpus,
+            "gpu_seconds": self.loop.seconds * resources.gpus,
             "seconds": elapsed,
             **{f"status/{status}": float(count) for status, count in counts.items()},
         }
@@ -320,17 +347,18 @@ class Execution:
             metrics |= self.loop.snapshot.metrics
         with self.run.metrics.open("a") as file:
             file.write(json.dumps({"time": time.time(), "phase": self.phase, **metrics}) + "\n")
-        self.tracker.metrics(metrics, step=done)
+        self.tracker.metrics(metrics | self.system.poll(), step=done)
+        if now - self._last_figures > max(_FIGURE_SECONDS, elapsed / 20) and done:
+            self._last_figures = now
+            self.tracker.figures(done)
 
-    def _report(self, posterior: TemperedPosterior, checks: list[CheckResult]) -> None:
+    def _report(self) -> None:
         from .reporting import make_report
 
         for figure in make_report(self.run):
             self.tracker.artifact(figure, "figures")
-        for result in checks:
-            smallest = {f"sbc_min_p/{result.kind}": min(result.p_values)}
-            self.tracker.metrics(smallest, self.loop.spent)
-        self.tracker.text(json.dumps(self.config.model_dump(mode="json"), indent=1), "config.json")
+        self.tracker.artifact(self.run.calibration)
+        self.tracker.text(json.dumps(failure_table(self.store), indent=1), "failures.json")
         self.tracker.dataset(self.store.location, self.store.digest(), len(self.store))
-        self.tracker.model(self.run.posterior, posterior, self.config.tracking.model or self.config.name)
+        self.tracker.model(self.run.posterior, self.config.tracking.model or self.config.name)
         self.tracker.artifact(self.run.report)

@@ -51,7 +51,7 @@ def load_explored(target: str) -> Explored:
         RunDirectoryError, SavedModelError: Nothing there, or not trained yet.
     """
     if target.startswith("models:/"):
-        return _bare(_registered(target), target.removeprefix("models:/"), target)
+        return _bare(TemperedPosterior.load(target), target.removeprefix("models:/"), target)
     run = RunDirectory(Path(target))
     if not run.exists and (run.path / "posterior.json").exists():
         return _bare(TemperedPosterior.load(run.path), run.path.name, target)
@@ -72,20 +72,6 @@ def load_explored(target: str) -> Explored:
         tuple(read_check(run)),
         recommendation,
     )
-
-
-def _registered(uri: str) -> TemperedPosterior:
-    from mlflow.exceptions import MlflowException
-
-    from .tracking import load_registered
-
-    try:
-        return load_registered(uri)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise SavedModelError(
-            f"{uri} cannot be loaded: {reason}; check the name, and MLFLOW_TRACKING_URI if it is registered elsewhere"
-        ) from error
 
 
 def _bare(posterior: TemperedPosterior, name: str, source: str) -> Explored:

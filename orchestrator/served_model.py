@@ -30,23 +30,27 @@ class PosteriorModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draws of `q(theta | x, beta)`, columns `row` and the parameters' names."""
-        options = {"beta": 1.0, "num_samples": 1000, "seed": 0, **(params or {})}
-        count = int(options["num_samples"])
-        if not 1 <= count * max(1, len(model_input)) <= _MAX_SAMPLES:
+        """Draws of `q(theta | x, beta)`, columns `row` and the parameters' names; MLflow fills in the defaults.
+
+        Raises:
+            MlflowException: What cannot be used, with the reason; a server answers 400.
+        """
+        options = params or {}
+        count, seed, rows = int(options["num_samples"]), int(options["seed"]), len(model_input)
+        if not 0 <= seed < 2**63:
+            raise MlflowException.invalid_parameter_value(f"expected a seed from 0 to 2^63 - 1, got {seed}")
+        if not rows or not 1 <= count * rows <= _MAX_SAMPLES:
             raise MlflowException.invalid_parameter_value(
-                f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for {len(model_input)} rows"
+                f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for each of {rows} rows"
             )
         try:
             x = torch.tensor(model_input.to_numpy(dtype=np.float64))
-            beta, seed = float(options["beta"]), int(options["seed"])
-            draws = self.posterior.sample_batched((count,), x, beta=beta, seed=seed)
+            draws = self.posterior.sample_batched((count,), x, float(options["beta"]), seed)
         except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         values = draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy()
-        frame = pd.DataFrame(values, columns=list(self.posterior.names))
-        frame.insert(0, "row", np.repeat(np.arange(len(model_input)), count))
-        return frame
+        columns = dict(zip(self.posterior.names, values.T, strict=True))
+        return pd.DataFrame({"row": np.repeat(np.arange(rows), count), **columns}, copy=False)
 
 
 mlflow.models.set_model(PosteriorModel())

@@ -27,6 +27,7 @@ from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
+from .system_metrics import NodeMetrics
 
 _CANDIDATES = 1000
 _PREDICTIVE = 400
@@ -128,11 +129,17 @@ class Trainer:
                 restore_learner(self.learner, checkpoint)
         self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._progress: tuple[str, float] = ("waiting", float("nan"))
+        self._node = NodeMetrics(gpus=device == "cuda")
 
     @ray.method(concurrency_group="progress")
     def progress(self) -> tuple[str, float]:
         """What is being trained now, and its latest held-out loss."""
         return self._progress
+
+    @ray.method(concurrency_group="progress")
+    def system(self) -> tuple[str, dict[str, float]]:
+        """The node that this runs on, and its load."""
+        return ray.get_runtime_context().get_node_id(), self._node.sample()
 
     def add(self, ids: np.ndarray, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
         """Adds finished simulations; failures are rows of NaN."""

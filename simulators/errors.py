@@ -12,6 +12,7 @@ __all__ = [
     "SimulatorError",
     "TemperatureError",
     "TemperflowError",
+    "TrackingError",
     "nearest",
 ]
 
@@ -53,6 +54,10 @@ class RunDirectoryError(TemperflowError):
 
 class SavedModelError(TemperflowError):
     """A saved posterior cannot be read: missing, damaged, or from a newer version."""
+
+
+class TrackingError(TemperflowError):
+    """MLflow cannot be reached, or does not have what was asked for."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -13,15 +13,17 @@ __all__ = ["Marginal", "ProductPrior", "check_prior"]
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 import torch.distributions as D
-from scipy import stats
 from torch import Size, Tensor
 from torch.distributions import constraints
 
 from .errors import PriorError, nearest
+
+_FROM_SCIPY = ("Gamma", "InverseGamma", "Chi2", "Beta", "StudentT", "Gumbel")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,14 @@ class Marginal:
 
     def untruncated(self) -> D.Distribution:
         """The distribution without its bounds, in double precision."""
+        return self._untruncated
+
+    def mass_bounds(self) -> tuple[float, float]:
+        """Values of the untruncated CDF at `low` and `high`."""
+        return self._mass_bounds
+
+    @cached_property
+    def _untruncated(self) -> D.Distribution:
         classes = {name: getattr(D, name) for name in D.__all__ if isinstance(getattr(D, name), type)}
         known = [name for name, kind in classes.items() if issubclass(kind, D.Distribution)]
         if self.distribution not in known:
@@ -92,8 +102,8 @@ class Marginal:
             ) from error
         return result
 
-    def mass_bounds(self) -> tuple[float, float]:
-        """Values of the untruncated CDF at `low` and `high`."""
+    @cached_property
+    def _mass_bounds(self) -> tuple[float, float]:
         bounds = (self.low, 0.0), (self.high, 1.0)
         low, high = (float(self._cdf(torch.tensor(b).double())) if math.isfinite(b) else q for b, q in bounds)
         return low, high
@@ -151,6 +161,11 @@ class Marginal:
 
     def _scipy(self) -> Any:
         """The same distribution in scipy where torch lacks `cdf` or `icdf`, or they fail in the tails."""
+        if self.distribution not in _FROM_SCIPY:
+            return None
+        # Half a second that a posterior of normal priors need not wait for.
+        from scipy import stats
+
         a = {name: float(value) for name, value in self.arguments.items()}
         match self.distribution:
             case "Gamma":
@@ -163,10 +178,8 @@ class Marginal:
                 return stats.beta(a["concentration1"], a["concentration0"])
             case "StudentT":
                 return stats.t(a["df"], a.get("loc", 0.0), a.get("scale", 1.0))
-            case "Gumbel":
-                return stats.gumbel_r(a["loc"], a["scale"])
             case _:
-                return None
+                return stats.gumbel_r(a["loc"], a["scale"])
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, read back by `from_dict`; unbounded sides are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from functools import partial
 
@@ -176,3 +177,27 @@ def test_drawing_step_by_step_is_the_inverse(gated: bool, features: int, context
     assert fast.shape == noise.shape
     torch.testing.assert_close(fast, slow.detach())
     torch.testing.assert_close(transform(fast).detach(), noise)
+
+
+def test_weights_that_change_are_seen_by_the_next_draw() -> None:
+    flow = build("spline", 3).eval()
+    c, z = double(4, CONTEXT), double(4, 3)
+    for change in (lambda: None, lambda: perturb(flow), lambda: flow.load_state_dict(build("spline", 3).state_dict())):
+        change()
+        with torch.no_grad():
+            transform = flow(c).transform
+            torch.testing.assert_close(transform(transform.inv(z)), z, rtol=0, atol=1e-5)
+
+
+def test_what_is_kept_for_drawing_is_not_pickled() -> None:
+    flow = build("spline", 3).eval()
+    before = len(pickle.dumps(flow))
+    with torch.no_grad():
+        flow(double(4, CONTEXT)).sample()
+    assert len(pickle.dumps(flow)) == before
+
+
+def perturb(flow: Flow) -> None:
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from zuko.transforms import MonotonicRQSTransform
 
-from learners.spline import RationalQuadraticSpline
+from learners.spline import RationalQuadraticSpline, invert_spline
 
 BINS = 8
 
@@ -34,6 +35,11 @@ class TestSpline:
         spline = RationalQuadraticSpline(parameters(scale))
         torch.testing.assert_close(spline.inv(spline(GRID)), GRID.expand(-1, 40), rtol=0, atol=1e-6)
 
+    def test_inverse_in_numpy_is_the_same(self, scale: float) -> None:
+        phi, y = parameters(scale), GRID[::8, 0][:40]
+        expected = RationalQuadraticSpline(phi).inv(y)
+        np.testing.assert_allclose(invert_spline(phi.numpy(), y.numpy()), expected, rtol=0, atol=1e-9)
+
     def test_increases(self, scale: float) -> None:
         assert (RationalQuadraticSpline(parameters(scale))(GRID).diff(dim=0) > 0).all()
 
@@ -56,3 +62,5 @@ def test_extreme_parameters_stay_finite() -> None:
     (y.sum() + log_slope.sum()).backward()
     assert y.isfinite().all() and log_slope.isfinite().all()
     assert phi.grad is not None and phi.grad.isfinite().all()
+    phi = phi.detach().expand(-1, len(GRID))
+    assert np.isfinite(invert_spline(phi.numpy(), GRID[:, 0].float().numpy())).all()

@@ -21,21 +21,6 @@ Temperflow = Callable[..., tuple[int, str]]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hudson_bay.yaml"
 
 
-@pytest.fixture
-def temperflow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Temperflow:
-    """Calls the command; returns exit code and everything it wrote."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["temperflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        captured = capsys.readouterr()
-        code = leaving.value.code
-        return int(code or 0), captured.out + captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def hudson(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     """The demo's run directory, on a small budget."""
@@ -100,7 +85,7 @@ def test_check_and_report_can_be_made_again(hudson: Path, temperflow: Temperflow
     assert (hudson / "report.html").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "explore"])
+@pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "explore", "sync"])
 def test_help_has_an_example(temperflow: Temperflow, command: str) -> None:
     code, text = temperflow(command, "--help")
     assert code == 0

@@ -1,0 +1,55 @@
+"""Each training of the network is a run of its own in MLflow, nested in the campaign's."""
+
+from __future__ import annotations
+
+__all__ = ["TrackedTraining"]
+
+import math
+import time
+from collections.abc import Mapping
+
+from .tracking import TrackedRun, Tracker
+
+
+class TrackedTraining:
+    """Follows the trainer from one look to the next.
+
+    Arguments:
+        tracker: The campaign's.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._run: TrackedRun | None = None
+        self._last: tuple[str, float] = ("", math.nan)
+        self._began = 0.0
+
+    def look(self, busy: bool, final: bool, rows: int, progress: tuple[str, float], step: int) -> None:
+        """Tells what has changed.
+
+        Arguments:
+            busy: Whether a training is under way.
+            final: Whether it is the last one of the campaign.
+            rows: Simulations that may be trained on.
+            progress: What is being trained, and its latest held-out loss in nats.
+            step: Simulations so far.
+        """
+        if not busy:
+            return self.end({}, step)
+        if self._run is None:
+            key, name = ("final", "final training") if final else ("update", "training")
+            self._began = time.monotonic()
+            self._run = self._tracker.begin(f"{key}-{rows:09d}", f"{name}, {rows} simulations", "training")
+            self._run.params({"simulations": rows, "final": final})
+            self._last = progress  # of the training before
+        if progress != self._last:
+            self._last = progress
+            part, loss = progress
+            self._run.metrics({f"{part}_loss": loss}, step)
+
+    def end(self, results: Mapping[str, float], step: int) -> None:
+        """Ends the training's run, if there is one."""
+        if self._run is not None:
+            self._run.metrics({**results, "seconds": time.monotonic() - self._began}, step)
+            self._run.end("FINISHED")
+            self._run = None
