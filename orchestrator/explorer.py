@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from learners.posterior import TemperedPosterior
-from simulators.errors import SavedModelError
 
 from .checking import CheckResult, read_check
 from .observation import Observation, recorded_observation

@@ -357,9 +357,11 @@ def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, A
     if tracked is not None:
         lines += [
             "",
-            "# or from the model registry",
+            "# or the best of its name in the model registry",
+            f'posterior = TemperedPosterior.load("models:/{tracked.model_name}@champion")',
+            "# or with MLflow alone",
             "import mlflow",
-            f'model = mlflow.pyfunc.load_model("models:/{tracked.model_name}/1")  # or another version',
+            f'model = mlflow.pyfunc.load_model("models:/{tracked.model_name}@champion")',
             f'draws = model.predict(x_as_data_frame, params={{"beta": {beta:.3g}, "num_samples": 1000}})',
         ]
     commands = [
