@@ -416,7 +416,8 @@ def in_child(request: dict[str, Any], limit: float) -> Any:
                 end_group(child)
         if child.returncode != 0:
             errors.seek(0)
-            last = [line for line in errors.read().splitlines() if line.strip()][-1:]
+            told = [line for line in errors.read().splitlines() if line.strip() and "(raylet)" not in line]
+            last = told[-1:]  # What the cluster says of itself comes later than the reason.
             raise PeerError(f"{peer} ended with code {child.returncode}: {' '.join(last) or 'nothing on stderr'}")
     return json.loads(out)
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # and at least so many seconds, and by none while so many rows wait.
 _PAUSE = 20.0
 _LONGEST_PAUSE = 0.5
-_SHORTEST_PAUSE = 0.2
+_SHORTEST_PAUSE = 0.4
 _URGENT_ROWS = 10_000
 _MOST_ROWS = 50_000
 _RETRY_SECONDS = 1.0
