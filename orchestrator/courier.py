@@ -86,7 +86,8 @@ class _Courier:
     def _deliver(self) -> bool:
         """Whether everything is delivered."""
         try:
-            self.delivery.deliver(self._taken)
+            # A figure that was asked for meanwhile is drawn first.
+            self.delivery.deliver(self._taken, None if self._leave else self._drawn)
             if self._alone:
                 self.delivery.abandon()
         except Unavailable as error:

@@ -72,11 +72,12 @@ class Delivery:
         """MLflow's id of the campaign's run, once it exists."""
         return self.progress.runs.get(CAMPAIGN)
 
-    def deliver(self, on_taken: Callable[[], None] = lambda: None) -> int:
+    def deliver(self, on_taken: Callable[[], None] = lambda: None, until: int | None = None) -> int:
         """Delivers what is in the journal; returns the number of records.
 
         Arguments:
             on_taken: Called after each request.
+            until: Byte of the journal up to which to deliver, None for its end.
 
         Raises:
             Unavailable: The server does not take them now. Those that it has are remembered.
@@ -84,8 +85,10 @@ class Delivery:
         delivered = 0
         batch: list[tuple[Record, int]] = []
         for record, offset in records_after(self.folder, self.progress.offset):
+            if until is not None and offset > until:
+                break
             if self._runs is None and self._connect():
-                return delivered + self.deliver(on_taken)
+                return delivered + self.deliver(on_taken, until)
             if batch and not _together([*(r for r, _ in batch), record]):
                 delivered += self._take(batch)
                 batch = []

@@ -231,6 +231,7 @@ class Execution:
         metadata = {"simulations": self.loop.trainable, "calibration_from": self.proposer.next_id}
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.trainer.finish(metadata, self.loop.dim_x)
+        self._look_at_training()
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         trained = self.loop.wait_for_posterior()
         if trained.predictive:
@@ -316,10 +317,13 @@ class Execution:
         failed = done - self.loop.counts[Status.OK]
         in_flight = self.pool.num_pending
         self._remember_time()
-        final = self.phase == "training"
-        self.tracked_training.look(self.trainer.busy, final, self.loop.trainable, (training, loss), done)
+        self._look_at_training()
         self.display.show(Progress(self.phase, total, done, failed, in_flight, rate, training, loss, left))
         self._log_metrics()
+
+    def _look_at_training(self) -> None:
+        trainer, final = self.trainer, self.phase == "training"
+        self.tracked_training.look(trainer.training, final, self.loop.trainable, trainer.progress, self.loop.spent)
 
     def _log_metrics(self, force: bool = False) -> None:
         now = time.monotonic()

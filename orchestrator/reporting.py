@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -26,17 +25,7 @@ from learners.training import bounded_threads
 from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
-from .figures import (
-    MOST_POINTS,
-    corner,
-    cost,
-    fit_by_temperature,
-    predictive,
-    progress,
-    simulations_over_time,
-    temperature_widths,
-    utilization,
-)
+from .figures import corner, fit_by_temperature, predictive, temperature_widths
 from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
 from .recommendation import Recommendation, recommend
@@ -52,15 +41,13 @@ from .report import (
     write_report,
 )
 from .run_directory import RunDirectory
-from .spending import DEPENDS, Timeline, cost_by_kind, runtime_dependence, timeline
+from .spending import cost_by_kind
+from .spending_report import COLUMNS, busy_times, read_history, simulated, spending_figures
 from .trainer import report_betas
 
 _DRAWS = 4000
-_COLUMNS = ("theta", "status", "reason", "worker", "started", "seconds", "proposal", "beta")
 #: A posterior agrees with a known one if its mean is within one standard deviation and its own is within a factor.
 _STD_FACTOR = 1.6
-#: Rows whose runtimes are compared with their parameters.
-_COST_ROWS = 50_000
 
 
 def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Comparison], list[Width]]:
@@ -110,14 +97,13 @@ def make_report(run: RunDirectory) -> list[Path]:
 def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
     """The report of a campaign that has no posterior yet."""
     config = records["config"]
-    table = run.store().read(_COLUMNS)
+    table = run.store().read(COLUMNS)
     names = list(records.get("names") or config["parameters"])
-    history = pd.read_json(run.metrics, lines=True) if run.metrics.exists() else pd.DataFrame()
+    history = read_history(run)
     begun = records.get("started", 0.0)
     ended = records.get("finished") or (history["time"].max() if "time" in history else begun)
-    timed = _timed(table)
-    started = timed["started"].cast(pa.int64()).to_numpy() / 1e6
-    times = timeline(started, timed["seconds"].to_numpy(), _codes(timed["worker"]))
+    timed = simulated(table)
+    times = busy_times(timed)
     return ReportData(
         name=config["name"],
         question=_question(config, recorded_observation(records)),
@@ -134,41 +120,9 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
         failures=_failures(table),
         costs=cost_by_kind(table),
         timeline=times,
-        figures=_spending_figures(table, names, history, times),
+        figures=spending_figures(table, names, history, times),
         mlflow=_mlflow(records),
     )
-
-
-def _spending_figures(
-    table: pa.Table, names: list[str], history: pd.DataFrame, times: Timeline | None
-) -> list[ReportFigure]:
-    found = []
-    if len(history):
-        caption = "Simulations and held-out losses."
-        found.append(ReportFigure("The campaign over time", caption, progress(history), "spent", "progress"))
-    if times is not None:
-        caption = (
-            f"Simulations at work, averaged over {float(times.edges[1]):.2g} s. Dashed: the most that ever were at the "
-            "same time. Pauses of the campaign, and waiting for a model, count as idle."
-        )
-        found.append(ReportFigure("How busy the workers were", caption, utilization(times), "spent", "utilization"))
-    if not len(table):
-        return found
-    timed = _timed(table)
-    if len(timed):
-        rows = np.random.default_rng(0).choice(len(timed), min(_COST_ROWS, len(timed)), replace=False)
-        theta, seconds = _theta(timed), timed["seconds"].to_numpy()
-        explained = runtime_dependence(theta[rows], seconds[rows])
-        caption = "Runtime does not depend noticeably on any single parameter."
-        if explained.max() > DEPENDS:
-            caption = "Shares are those of the variance of log seconds that a parameter explains by itself."
-        picture = cost(seconds, theta, names, explained)
-        found.append(ReportFigure("What simulations cost", caption, picture, "spent", "cost"))
-    caption = "Parameters in the order of the simulations."
-    if len(table) > MOST_POINTS:
-        caption = f"Parameters in the order of the simulations, a random {MOST_POINTS:,} of {len(table):,}."
-    picture = simulations_over_time(_theta(table), table["beta"].to_numpy(), _labels(table["proposal"]), names)
-    return [*found, ReportFigure("Where the simulations went", caption, picture, "simulations", "simulations")]
 
 
 def _answered(
@@ -242,28 +196,6 @@ def _posterior_figures(draws: dict[float, Array], names: Sequence[str]) -> list[
             "Mean and spread against temperature", widths_caption, temperature_widths(draws, names), "answer", "widths"
         ),
     ]
-
-
-def _timed(table: pa.Table) -> pa.Table:
-    """The rows that the campaign has simulated; imported ones have no times."""
-    return table.filter(pc.and_(table["started"].is_valid(), table["seconds"].is_valid()))
-
-
-def _theta(table: pa.Table) -> Array:
-    """`(n, d)`."""
-    column = table["theta"].combine_chunks()
-    values: Array = column.flatten().to_numpy()
-    return values.reshape(len(table), -1)
-
-
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """A number for each distinct text."""
-    return column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-
-
-def _labels(column: pa.ChunkedArray) -> np.ndarray:
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

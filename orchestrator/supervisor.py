@@ -43,6 +43,7 @@ class TrainerSupervisor:
         self._progress_ref: ray.ObjectRef[Any] | None = None
         self.progress: tuple[str, float] = ("waiting", float("nan"))
         self.last_seconds: float | None = None
+        self._trainings = 0
         self._unsent: list[Finished] = []
         self._sent = -np.inf
         self._known: Integers = np.zeros(0, dtype=np.int64)
@@ -55,6 +56,11 @@ class TrainerSupervisor:
     def busy(self) -> bool:
         """Whether a training is under way."""
         return self._call is not None
+
+    @property
+    def training(self) -> int | None:
+        """Number of the training under way, None if there is none."""
+        return self._trainings if self.busy else None
 
     def add(self, rows: Finished, dim_x: int | None) -> None:
         """Hands over simulations that are in the store; those that only calibrate are left out.
@@ -74,10 +80,12 @@ class TrainerSupervisor:
 
     def update(self, before: int, dim_x: int | None, alone: bool = False) -> None:
         """Starts a short training on the simulations with ids below `before`; `alone` where none runs beside."""
+        self._trainings += 1
         self._remote("update", before, alone, dim_x=dim_x)
 
     def finish(self, metadata: dict[str, Any], dim_x: int | None) -> None:
         """Starts the final training, on all."""
+        self._trainings += 1
         self._remote("finish", metadata, dim_x=dim_x)
 
     def poll(self, timeout: float = 0.0) -> Snapshot | Trained | None:

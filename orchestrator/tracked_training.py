@@ -21,22 +21,26 @@ class TrackedTraining:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._run: TrackedRun | None = None
+        self._number: int | None = None
         self._last: tuple[str, float] = ("", math.nan)
         self._began = 0.0
 
-    def look(self, busy: bool, final: bool, rows: int, progress: tuple[str, float], step: int) -> None:
+    def look(self, training: int | None, final: bool, rows: int, progress: tuple[str, float], step: int) -> None:
         """Tells what has changed.
 
         Arguments:
-            busy: Whether a training is under way.
+            training: Number of the training under way, None if there is none.
             final: Whether it is the last one of the campaign.
             rows: Simulations that may be trained on.
             progress: What is being trained, and its latest held-out loss in nats.
             step: Simulations so far.
         """
-        if not busy:
-            return self.end({}, step)
+        if training != self._number:
+            self.end({}, step)
+        if training is None:
+            return
         if self._run is None:
+            self._number = training
             key, name = ("final", "final training") if final else ("update", "training")
             self._began = time.monotonic()
             self._run = self._tracker.begin(f"{key}-{rows:09d}", f"{name}, {rows} simulations", "training")
@@ -52,4 +56,4 @@ class TrackedTraining:
         if self._run is not None:
             self._run.metrics({**results, "seconds": time.monotonic() - self._began}, step)
             self._run.end("FINISHED")
-            self._run = None
+            self._run = self._number = None

@@ -109,7 +109,7 @@ def test_errors_are_one_message_and_no_traceback(hudson: Path, tmp_path: Path, t
         ("sample", hudson, "--x", tmp_path / "no.csv", "--out", draws): "there is no such file",
         ("report", tmp_path / "nowhere"): "no campaign.json",
         ("explore", tmp_path / "nowhere"): "no campaign.json",
-        ("explore", "models:/nothing@champion"): "models:/nothing@champion cannot be loaded",
+        ("explore", "models:/nothing@champion"): "models:/nothing@champion cannot be fetched from MLflow",
     }
     for arguments, message in cases.items():
         code, text = temperflow(*arguments)
