@@ -111,8 +111,18 @@ class MlflowRuns:
     def _end(self, record: records.End) -> None:
         if record.run == CAMPAIGN:
             self.end_all(record.status, record.time)
+            self._delete_duplicates()
         else:
             self._end_one(record.run, record.status, record.time)
+
+    def _delete_duplicates(self) -> None:
+        """Deletes runs of a request that MLflow's client, or we, repeated while the server still worked at it."""
+        ours = self._progress.runs
+        experiment = self._client.get_run(ours[CAMPAIGN]).info.experiment_id
+        for run in self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` LIKE '{self._id}/%'", max_results=5000):
+            key = run.data.tags[_KEY_TAG].removeprefix(f"{self._id}/")
+            if ours.get(key, run.info.run_id) != run.info.run_id:
+                self._client.delete_run(run.info.run_id)
 
     def end_all(self, status: str, end: int) -> None:
         """Ends what is open, at a time in milliseconds."""

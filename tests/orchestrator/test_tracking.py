@@ -162,6 +162,20 @@ def test_a_server_killed_in_between_gets_each_record_once(
     assert len(mlflow.MlflowClient(server.uri).search_runs([found.info.experiment_id], same)) == 1
 
 
+def test_a_run_that_was_made_twice_is_there_once(tmp_path: Path, server: Child) -> None:
+    run = tmp_path / "repeated"
+    told = tracker(run, server.uri)
+    wait_until(lambda: told.link is not None)
+    first, client = run_of(run, server), mlflow.MlflowClient(server.uri)
+    # As of a request whose answer came too late.
+    tags = {"temperflow.key": first.data.tags["temperflow.key"]}
+    second = client.create_run(first.info.experiment_id, tags=tags)
+    other = client.create_run(first.info.experiment_id, tags={"temperflow.key": "another/campaign"})
+    told.close("FINISHED", 60)
+    stages = [client.get_run(each.info.run_id).info.lifecycle_stage for each in (first, second, other)]
+    assert stages == ["active", "deleted", "active"]
+
+
 @pytest.mark.parametrize("database", ["server", "postgresql_server"])
 def test_delivered_twice_is_there_once(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     server: Child = request.getfixturevalue(database)
