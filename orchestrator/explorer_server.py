@@ -53,6 +53,6 @@ def serve(explored: Explored, port: int, browser: bool) -> None:
     server.start()
     # An interruption as an exception would surface in whatever runs just then, which may swallow it.
     for number in (signal.SIGINT, signal.SIGTERM):
-        server.io_loop.asyncio_loop.add_signal_handler(number, server.io_loop.stop)  # type: ignore[attr-defined]
+        server.io_loop.asyncio_loop.add_signal_handler(number, server.io_loop.stop)
     server.io_loop.start()
     server.stop()
