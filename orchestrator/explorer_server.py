@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["make_server", "serve"]
 
 import logging
+import signal
 import webbrowser
 
 import torch
@@ -50,7 +51,8 @@ def serve(explored: Explored, port: int, browser: bool) -> None:
     if browser:
         server.io_loop.add_callback(webbrowser.open, url)
     server.start()
-    try:
-        server.io_loop.start()
-    except KeyboardInterrupt:
-        server.stop()
+    # An interruption as an exception would surface in whatever runs just then, which may swallow it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server.io_loop.asyncio_loop.add_signal_handler(number, server.io_loop.stop)  # type: ignore[attr-defined]
+    server.io_loop.start()
+    server.stop()
