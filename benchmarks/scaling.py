@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from learners.whitening import whiten
+from orchestrator.acquisition import IntegratedVariance
 from orchestrator.config import AcquisitionConfig
 from orchestrator.executor import Ended, Lost
 from orchestrator.journal import ProposalJournal
@@ -120,8 +121,9 @@ def replay(slots: int, simulations: int, folder: Path) -> dict[str, float]:
         store,
         journal,
         TrainerSupervisor(lambda: None, store, at_once=False),
-        Proposer(prior, whiten(prior), config, seed=0, next_id=0),
+        Proposer(prior, whiten(prior), config, seed=0, next_id=0, acquisition=IntegratedVariance()),
         config,
+        None,
         None,
         None,
         0.0,

@@ -1,23 +1,26 @@
-r"""Choosing (theta, beta): which simulations remove most of what the surrogate does not know.
+r"""Choosing (theta, beta): which simulations remove most of what the surrogate does not know, for their cost.
 
 The members `e` of the surrogate disagree by `s(u) = sd_e log p_e(x | u)`; the tempered posterior at beta is uncertain
 by `beta s(u)`. A candidate is worth the integrated variance that it removes from the tempered posteriors that the user
-will ask for,
+will ask for, times the probability that it succeeds, divided by the time that it takes,
 
-.. math:: \alpha(u') = -\int \mathbb E_\beta\!\left[p_\beta(u \mid x)\, \beta^2\right] s(u)^2\,
-    \operatorname{Var}[g(u) \mid u', \text{pending}]\, du, \qquad \log p_e - \overline{\log p} = s \cdot g_e,
+.. math:: \alpha(u') = \frac{p(\mathrm{valid} \mid u')}{\mathbb E[t \mid u']} \int
+    \mathbb E_\beta\!\left[p_\beta(u \mid x)\, \beta^2\right] s(u)^2\,
+    \left(\operatorname{Var}[g(u) \mid \text{pending}] - \operatorname{Var}[g(u) \mid u', \text{pending}]\right) du,
 
-with `g` a Gaussian process whose length scales are fitted to the members' deviations. The integral is a mean over
-`mc_points` drawn from the weighted tempered posteriors; everything that the surrogate has not seen yet is `X_pending`.
+where `log p_e - mean_e log p_e = s g_e`, with `g` a Gaussian process whose length scales are fitted to the members'
+deviations. The integral is a mean over `mc_points` drawn from the weighted tempered posteriors; everything that the
+surrogate has not seen yet is `X_pending`.
 """
 
 from __future__ import annotations
 
-__all__ = ["Candidates", "NegIntegratedVariance", "choose"]
+__all__ = ["Acquisition", "Candidates", "IntegratedVariance", "LargestVariance", "RemovedVariance"]
 
 import logging
 import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -46,11 +49,15 @@ class Candidates:
         u: Whitened parameters, `(n, d)`.
         beta: The temperature that each serves, `(n,)`.
         log_likelihood: `log p_e(x | u)` of every member, `(e, n)`.
+        success: `p(valid | u)`, `(n,)`.
+        seconds: Expected time of a simulation, `(n,)`.
     """
 
     u: Tensor
     beta: Tensor
     log_likelihood: Tensor
+    success: Tensor
+    seconds: Tensor
 
     @property
     def disagreement(self) -> Tensor:
@@ -65,21 +72,49 @@ class Candidates:
         """`beta^2 s(u)^2`, `(n,)`: what there is to learn at each candidate."""
         return (self.beta * self.disagreement).square()
 
+    @property
+    def worth(self) -> Tensor:
+        """What a simulation yields for its cost: `p(valid | u) / E[t | u]`, 1 on average, `(n,)`."""
+        value = self.success / self.seconds
+        return value / value.mean()
 
-class NegIntegratedVariance(AcquisitionFunction):
-    r"""The negative integrated posterior variance of a Gaussian process after observing `X` and `X_pending`.
+    @property
+    def epistemic(self) -> float:
+        """Root mean square of `beta s(u)`, in nats: how far the log of the tempered posteriors is not known."""
+        return float(self.information.mean().sqrt())
 
-    The same quantity as BoTorch's `qNegIntegratedPosteriorVariance` for q = 1 (Seo et al. 2000), which conditions a
-    copy of the model on `X_pending` for every candidate anew. Here this is done once for each set of pending
-    points, and a candidate costs one column,
 
-    .. math:: -\frac1m \sum_j \left[ v(u_j) - \frac{c(u_j, u')^2}{v(u') + \sigma^2} \right].
+class Acquisition(Protocol):
+    """How the candidates to simulate are chosen; `acquisition.method: file.py:Name` names a user's class."""
+
+    def choose(self, candidates: Candidates, n: int, pending: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows of `n` candidates, `(n,)`, no row twice.
+
+        Arguments:
+            candidates: What there is to choose from; their draws follow the tempered posteriors.
+            n: How many, at most as many as there are.
+            pending: Whitened parameters `(m, d)` in flight, or finished since the surrogate was fitted.
+            generator: Source of randomness.
+        """
+        ...
+
+
+class RemovedVariance(AcquisitionFunction):
+    r"""What observing `X` removes of the integrated variance of a Gaussian process that awaits `X_pending`.
+
+    Up to a constant the same as BoTorch's `qNegIntegratedPosteriorVariance` for q = 1 (Seo et al. 2000), which
+    conditions a copy of the model on `X_pending` for every candidate anew. Here this is done once for each set of
+    pending points, and a candidate costs one column,
+
+    .. math:: w' \, \frac1m \sum_j \frac{c(u_j, u')^2}{v(u') + \sigma^2}.
+
+    The last column of `X` is `log w'`, the logarithm of what the candidate is worth by itself.
 
     Arguments:
         model: A `SingleTaskGP`; only its kernel and its noise are used: the process has seen no data.
         mc_points: Where the variance is integrated, `(m, d)`.
         noise: `sigma^2` of a simulation.
-        X_pending: `(p, d)` or None.
+        X_pending: `(p, d + 1)` or None; its last column does not matter.
     """
 
     def __init__(self, model: SingleTaskGP, mc_points: Tensor, noise: float, X_pending: Tensor | None = None) -> None:
@@ -91,28 +126,27 @@ class NegIntegratedVariance(AcquisitionFunction):
     def set_X_pending(self, X_pending: Tensor | None = None) -> None:  # noqa: N802 (BoTorch's name)
         """Conditions on pending points; the variance does not depend on what they will show."""
         self.X_pending = X_pending  # type: ignore[assignment]
+        self._waiting = None if X_pending is None or not len(X_pending) else X_pending[:, :-1]
         self._factor: Tensor | None = None
         self._mc_half: Tensor | None = None
-        self._mc_variance = self._diagonal(self.mc_points)
-        if X_pending is not None and len(X_pending):
-            gram = self._covariance(X_pending, X_pending)
-            eye = torch.eye(len(X_pending), dtype=gram.dtype)
+        if self._waiting is not None:
+            gram = self._covariance(self._waiting, self._waiting)
+            eye = torch.eye(len(gram), dtype=gram.dtype)
             self._factor = torch.linalg.cholesky(gram + self.noise * eye)
             self._mc_half = self._half(self.mc_points)
-            self._mc_variance = self._mc_variance - self._mc_half.square().sum(dim=0)
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
-        """`X` `(b, 1, d)` -> `(b,)`."""
-        points = X.squeeze(-2)
+        """`X` `(b, 1, d + 1)` -> `(b,)`."""
+        points, worth = X.squeeze(-2)[:, :-1], X.squeeze(-2)[:, -1].exp()
         covariance, variance = self._covariance(self.mc_points, points), self._diagonal(points)
         if self._factor is not None and self._mc_half is not None:
             half = self._half(points)
             covariance = covariance - self._mc_half.mT @ half
             variance = variance - half.square().sum(dim=0)
         removed = covariance.square() / (variance.clamp(min=0.0) + self.noise)
-        remaining: Tensor = self._mc_variance[:, None] - removed
-        return -remaining.mean(dim=0)
+        value: Tensor = worth * removed.mean(dim=0)
+        return value
 
     def _covariance(self, a: Tensor, b: Tensor) -> Tensor:
         return self.kernel(a, b).to_dense()
@@ -121,35 +155,37 @@ class NegIntegratedVariance(AcquisitionFunction):
         return self.kernel(a, diag=True)
 
     def _half(self, points: Tensor) -> Tensor:
-        assert self._factor is not None and self.X_pending is not None
-        return torch.linalg.solve_triangular(self._factor, self._covariance(self.X_pending, points), upper=False)
+        assert self._factor is not None and self._waiting is not None
+        return torch.linalg.solve_triangular(self._factor, self._covariance(self._waiting, points), upper=False)
 
 
-def choose(candidates: Candidates, n: int, pending: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The `n` most informative candidates, given what is in flight.
+class IntegratedVariance:
+    """The `Acquisition` of the module's formula: greedily, one after the other."""
 
-    Arguments:
-        candidates: See `Candidates`; their draws follow the tempered posteriors.
-        n: How many to choose.
-        pending: Whitened parameters `(m, d)` in flight or finished since the surrogate was fitted.
-        generator: Source of randomness.
+    def choose(self, candidates: Candidates, n: int, pending: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Acquisition`."""
+        weight = candidates.information.double() + 1e-12
+        rows = torch.multinomial(weight, _MC_POINTS, replacement=True, generator=generator)
+        mc_points = candidates.u[rows].double()
+        worth = candidates.worth.double()
+        pool = torch.multinomial(weight * worth, min(max(_CHOICES, n), len(weight)), generator=generator)
+        choices = torch.cat([candidates.u[pool].double(), worth[pool].log()[:, None]], dim=1)
+        recent = pending[-_MAX_PENDING:].double()
+        recent = torch.cat([recent, recent.new_zeros(len(recent), 1)], dim=1)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            model = _disagreement_model(candidates, generator)
+            acquisition = RemovedVariance(model, mc_points, _NOISE, recent if len(recent) else None)
+            chosen, _ = optimize_acqf_discrete(acquisition, q=n, choices=choices, unique=True)
+        return pool[torch.cdist(chosen.to(choices), choices).argmin(dim=1)]
 
-    Returns:
-        `u` `(n, d)` and `beta` `(n,)`.
-    """
-    weight = candidates.information.double() + 1e-12
-    rows = torch.multinomial(weight, _MC_POINTS, replacement=True, generator=generator)
-    mc_points = candidates.u[rows].double()
-    pool = torch.multinomial(weight, min(max(_CHOICES, n), len(weight)), generator=generator)
-    choices = candidates.u[pool].double()
-    recent = pending[-_MAX_PENDING:].double()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        model = _disagreement_model(candidates, generator)
-        acquisition = NegIntegratedVariance(model, mc_points, _NOISE, recent if len(recent) else None)
-        chosen, _ = optimize_acqf_discrete(acquisition, q=n, choices=choices, unique=True)
-    nearest = torch.cdist(chosen.to(choices), choices).argmin(dim=1)
-    return candidates.u[pool[nearest]], candidates.beta[pool[nearest]]
+
+class LargestVariance:
+    """The `Acquisition` that takes the candidates of the largest variance for their cost, each by itself."""
+
+    def choose(self, candidates: Candidates, n: int, pending: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Acquisition`."""
+        return (candidates.information * candidates.worth).topk(n).indices
 
 
 def _disagreement_model(candidates: Candidates, generator: torch.Generator) -> SingleTaskGP:

@@ -21,6 +21,7 @@ from simulators.isolated import IsolatedSimulator
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
 
+from .acquisition_methods import resolve_acquisition
 from .config import CampaignConfig, load_config, validate_config
 from .connect import connected
 from .display import Display
@@ -82,7 +83,8 @@ class Campaign:
                 timeout=config.simulator.timeout,
                 folder=str(Path.cwd()),
             )
-            problem = Problem(spec, checked, names, None)
+            acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
+            problem = Problem(spec, checked, names, None, acquisition)
         if observation is not None:
             x = np.asarray(observation, dtype=np.float64).ravel()
             problem = dataclasses.replace(problem, observation=Observation(x))

@@ -156,11 +156,15 @@ class BudgetConfig(_Model):
     """Simulations in all, failures included."""
     hours: float | None = Field(None, gt=0)
     """Hours of simulating, from the start of the campaign; training and reporting come after."""
+    until: float | None = Field(None, gt=0)
+    """Ends the simulating early, once the model's own estimate of how far the log of the tempered posteriors is not
+    known (`epistemic`, in nats) is below this after two trainings in a row. Needs another limit beside it."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetConfig:
         if self.simulations is None and self.hours is None:
-            raise ValueError("an empty budget: give `simulations`, `hours`, or both")
+            only = "an accuracy alone may never be reached" if self.until is not None else "an empty budget"
+            raise ValueError(f"{only}: give `simulations`, `hours`, or both")
         return self
 
 
@@ -202,22 +206,44 @@ class LearnerConfig(_Model):
     """GPUs of the trainer; by default one if the cluster has any."""
 
 
+METHODS = ("default", "variance", "tempered", "prior", "sobol")
+
+
 class AcquisitionConfig(_Model):
     """How (theta, beta) are chosen."""
 
-    method: Literal["default", "tempered", "prior", "sobol"] = "default"
-    """`default`: a share of prior draws, tempered-posterior draws and BoTorch's choice; `tempered`: without the
-    latter; `prior`: prior draws; `sobol`: a low-discrepancy sequence of the prior."""
+    method: str = "default"
+    """`default`: a share of prior draws, tempered-posterior draws and BoTorch's choice of what removes most variance;
+    `variance`: the choice of the largest variance instead; `file.py:Name` or `module:Name`: the choice of your own
+    class (see `docs/method.md`); `tempered`: no choice; `prior`: prior draws; `sobol`: a low-discrepancy sequence of
+    the prior."""
     prior_share: float = Field(0.2, ge=0.05, le=1.0)
     """Share of the simulations that is always drawn from the prior."""
     chosen_share: float = Field(0.2, ge=0.0, le=1.0)
-    """Share chosen by the acquisition function (`default` only)."""
+    """Share that is chosen one by one, by the methods that do so."""
     initial: int | None = Field(None, ge=1)
     """Prior draws before the first fit; by default an eighth of the budget, between 100 and 1000."""
     growth: float = Field(0.5, gt=0)
     """How far, relative to what the model was trained on, simulating may run ahead of a trainer that is
     slower than the simulator; above 1 also relative to `initial`, before the first model. Costly simulations never
     wait."""
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in METHODS and ":" not in method:
+            raise ValueError(f"no method '{method}'; {nearest(method, METHODS)}, or name a class as 'file.py:Name'")
+        return method
+
+    @property
+    def learns(self) -> bool:
+        """Whether models steer the campaign; else only the last training matters."""
+        return self.method not in ("prior", "sobol")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some simulations are chosen one by one."""
+        return self.learns and self.method != "tempered"
 
 
 class CalibrationConfig(_Model):

@@ -99,7 +99,9 @@ class Execution:
         last = max([summary.highest_id, *self._interrupted.id[-1:].tolist()])
         observation = problem.observation
         self.whitening = whiten(problem.prior)
-        self.proposer = Proposer(problem.prior, self.whitening, config.acquisition, config.seed, last + 1)
+        self.proposer = Proposer(
+            problem.prior, self.whitening, config.acquisition, config.seed, last + 1, problem.acquisition
+        )
         self.place = TrainerPlace(config.learner)
         temperature = config.temperature
 
@@ -121,8 +123,7 @@ class Execution:
         simulator = config.simulator
         self.executor = RayHosts(problem.spec, simulator.resources, self.place.reservation)
         self.pool = SimulationPool(self.executor, simulator.retries, simulator.resources.memory_growth)
-        learning = config.acquisition.method in ("default", "tempered")
-        self.trainer = TrainerSupervisor(start_trainer, self.store, at_once=learning)
+        self.trainer = TrainerSupervisor(start_trainer, self.store, at_once=config.acquisition.learns)
         self.loop = SimulationLoop(
             self.pool,
             self.store,
@@ -132,6 +133,7 @@ class Execution:
             config.acquisition,
             summary.width,
             None if observation is None else len(observation.x),
+            config.budget.until,
             simulator.stop_wait,
             stopping,
             self._tick,
@@ -222,8 +224,20 @@ class Execution:
         if budget.hours is not None:
             deadline = self._simulating_since + budget.hours * 3600 - self._simulated_before
         self._continue_interrupted()
+        if self._was_accurate():
+            target = self.loop.trainable
         self.loop.train_and_simulate(target, min(initial, target), deadline)
         self._remember_time(force=True)
+        if self.loop.accurate:
+            self.display.say(f"accurate to {budget.until:g} nats after {self.loop.trainable} simulations")
+            self.run.update(accurate={"until": budget.until, "simulations": self.loop.trainable})
+
+    def _was_accurate(self) -> bool:
+        """Whether an earlier process found the simulations to be enough for what is asked for now."""
+        found, until = self.run.records().get("accurate"), self.config.budget.until
+        if found is None or until is None:
+            return False
+        return bool(found["until"] <= until and found["simulations"] == self.loop.trainable)
 
     def _train(self, calibration: int) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
@@ -261,7 +275,7 @@ class Execution:
         if posterior.metadata.get("simulations") != self.loop.trainable:
             return None
         budget = self.config.budget.simulations
-        if budget is None or self.loop.spent >= budget:
+        if budget is None or self.loop.spent >= budget or self._was_accurate():
             return posterior
         calibration = self._calibration_size()
         since = int(posterior.metadata["calibration_from"])

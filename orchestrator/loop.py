@@ -36,6 +36,8 @@ _MAX_CHOSEN = 128
 #: Acquisition looks at no more pending points than this.
 _MAX_UNSEEN = 4096
 _MAX_UNWRITTEN = 200_000
+#: One model may be certain by chance.
+_CERTAIN = 2
 
 
 class Interrupted(TemperflowError):  # noqa: N818 (no error: the user's wish)
@@ -49,6 +51,7 @@ class SimulationLoop:
         pool, store, journal, trainer, proposer, config: The parts.
         dim_x: Length that x must have, None to take the first result's.
         dim_observation: Length of the observation, None for an amortized campaign.
+        until: Nats of the model's own uncertainty below which simulating ends, or None.
         stop_wait: Seconds that simulations in flight have to end when asked to stop.
         stopping: Set to end gracefully.
         on_tick: Called after every turn of the loop.
@@ -70,6 +73,7 @@ class SimulationLoop:
         config: AcquisitionConfig,
         dim_x: int | None,
         dim_observation: int | None,
+        until: float | None,
         stop_wait: float,
         stopping: threading.Event,
         on_tick: Callable[[], None],
@@ -77,6 +81,7 @@ class SimulationLoop:
     ) -> None:
         self.pool, self.store, self.journal, self.trainer, self.proposer = pool, store, journal, trainer, proposer
         self.config, self.dim_x, self.dim_observation = config, dim_x, dim_observation
+        self.until, self._below = until, 0
         self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
         self.on_snapshot = on_snapshot
         self.writer = StoreWriter(store)
@@ -142,9 +147,10 @@ class SimulationLoop:
         while True:
             in_flight = self.pool.num_pending
             late = deadline is not None and self.pool.executor.now() > deadline
-            if (self.trainable >= target or late) and not in_flight:
+            enough = late or self.accurate
+            if (self.trainable >= target or enough) and not in_flight:
                 break
-            if not late and self._storing:
+            if not enough and self._storing:
                 room = target - self.trainable - in_flight
                 self._top_up(min(room, self._allowance(initial, target) - in_flight))
             self._turn()
@@ -218,7 +224,7 @@ class SimulationLoop:
         self.seconds += float(outcomes.seconds.sum())
         for row, reason in outcomes.reasons.items():
             self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
-        if self._choosing:
+        if self.config.chooses:
             self._unseen.append(rows.proposals.take(rows.proposals.trains))
         self.writer.put(rows)
         if self.dim_x is not None and self.dim_observation not in (None, self.dim_x):
@@ -249,15 +255,6 @@ class SimulationLoop:
         """Whether the store keeps up: what it cannot take must not pile up in memory."""
         return self.writer.problem is None and self.writer.waiting < _MAX_UNWRITTEN
 
-    @property
-    def _choosing(self) -> bool:
-        return self.config.method == "default"
-
-    @property
-    def _learning(self) -> bool:
-        """Whether models steer the campaign; else only the last training matters."""
-        return self.config.method in ("default", "tempered")
-
     def _top_up(self, room: int) -> None:
         n = min(room, self.pool.appetite)
         if n <= 0:
@@ -275,7 +272,7 @@ class SimulationLoop:
         """
         unlimited = 1 << 40
         seconds = self.pool.mean_seconds
-        if not self._learning:
+        if not self.config.learns:
             return unlimited
         if seconds is None:
             return initial
@@ -298,7 +295,7 @@ class SimulationLoop:
             self._learn(result)
             self._forget(self.trainable - self._asked)
             self._start_choice()
-        if self.trainer.busy or self.trainable >= target or not self._learning:
+        if self.trainer.busy or self.trainable >= target or not self.config.learns:
             return
         trained = 0 if self.snapshot is None else self.snapshot.rows
         if self.trainable < max(initial, trained + 1):
@@ -314,7 +311,14 @@ class SimulationLoop:
             self._asked = rows
             self.trainer.update(before, self.dim_x, alone=held_back)
 
+    @property
+    def accurate(self) -> bool:
+        """Whether two models in a row were as certain as asked for."""
+        return self._below >= _CERTAIN
+
     def _learn(self, snapshot: Snapshot) -> None:
+        if self.until is not None:
+            self._below = self._below + 1 if snapshot.metrics["epistemic"] < self.until else 0
         # Our own count, from which the next steps are planned.
         self.snapshot = replace(snapshot, rows=self._asked)
         self.on_snapshot(snapshot)
@@ -345,7 +349,7 @@ class SimulationLoop:
             self.on_tick()
 
     def _start_choice(self) -> None:
-        if not self._choosing or self._choice is not None or self.snapshot is None:
+        if not self.config.chooses or self._choice is not None or self.snapshot is None:
             return
         wanted = self.config.chosen_share * self.config.growth * self.snapshot.rows
         n = min(_MAX_CHOSEN, round(wanted))

@@ -18,6 +18,8 @@ from simulators.loading import load_object
 from simulators.prior import Marginal, ProductPrior, check_prior
 from simulators.simulator import SimulatorSpec
 
+from .acquisition import Acquisition
+from .acquisition_methods import resolve_acquisition
 from .config import CampaignConfig, SimulatorConfig
 from .observation import Observation, read_observation
 
@@ -31,12 +33,14 @@ class Problem:
         prior: `p(theta)`.
         names: Names of the parameters.
         observation: The data of a targeted campaign, else None.
+        acquisition: What chooses simulations one by one.
     """
 
     spec: SimulatorSpec
     prior: Distribution
     names: tuple[str, ...]
     observation: Observation | None
+    acquisition: Acquisition
 
     def identity(self, config: CampaignConfig) -> dict[str, Any]:
         """What must stay the same for a run directory to be continued."""
@@ -77,7 +81,8 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     unknown = set(config.reference) - set(names)
     if unknown:
         raise ConfigError(f"reference: no parameter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    return Problem(spec, prior, names, observation)
+    acquisition = resolve_acquisition(config.acquisition.method, folder)
+    return Problem(spec, prior, names, observation, acquisition)
 
 
 def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:

@@ -13,8 +13,9 @@ from torch.quasirandom import SobolEngine
 
 from learners.posterior import TemperedPosterior
 from learners.whitening import Whitening
+from simulators.errors import ConfigError
 
-from .acquisition import choose
+from .acquisition import Acquisition
 from .config import AcquisitionConfig
 from .proposal import ProposalKind, Proposals
 from .trainer import Snapshot
@@ -29,6 +30,7 @@ class Proposer:
         config: How points are chosen.
         seed: The campaign's seed.
         next_id: The first id that is free.
+        acquisition: What chooses candidates.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Proposer:
         config: AcquisitionConfig,
         seed: int,
         next_id: int,
+        acquisition: Acquisition,
     ) -> None:
         self.prior, self.whitening, self.config, self.seed = prior, whitening, config, seed
-        self.next_id = next_id
+        self.next_id, self.acquisition = next_id, acquisition
         self._generator = torch.Generator().manual_seed(seed * 1_000_003 + next_id)
         self._sobol = SobolEngine(whitening.dim, scramble=True, seed=seed)
         if config.method == "sobol" and next_id:
@@ -79,12 +82,20 @@ class Proposer:
         in_flight = torch.zeros(0, self.whitening.dim)
         if len(pending):
             in_flight = self.whitening.to_u(torch.tensor(pending.theta)).float()
-        u, beta = choose(snapshot.candidates, n, in_flight, self._generator)
-        return self._proposals(self.whitening.to_theta(u), ProposalKind.ACQUISITION, None, beta)
+        candidates = snapshot.candidates
+        n = min(n, len(candidates.u))
+        rows = torch.as_tensor(self.acquisition.choose(candidates, n, in_flight, self._generator))
+        if rows.shape != (n,) or rows.is_floating_point() or len(rows.unique()) < n:
+            raise ConfigError(
+                f"{type(self.acquisition).__name__}.choose: expected {n} different rows of the candidates, got "
+                f"{tuple(rows.shape)} of {rows.dtype}, {len(rows.unique())} of them different"
+            )
+        theta = self.whitening.to_theta(candidates.u[rows])
+        return self._proposals(theta, ProposalKind.ACQUISITION, None, candidates.beta[rows])
 
     def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> Proposals:
         """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
-        if snapshot is None or self.config.method in ("prior", "sobol"):
+        if snapshot is None or not self.config.learns:
             return self.from_prior(n)
         share = min(1.0, self.config.prior_share * (n + num_chosen) / max(n, 1))
         num_prior = int(torch.binomial(torch.tensor(float(n)), torch.tensor(share), generator=self._generator))

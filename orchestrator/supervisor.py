@@ -146,7 +146,8 @@ class TrainerSupervisor:
         rows = rows.take(~known)
         if len(rows):
             proposals = rows.proposals
-            self._actor.add.remote(proposals.id, proposals.theta, rows.outcomes.matrix(dim_x), proposals.log_density)
+            x, seconds = rows.outcomes.matrix(dim_x), rows.outcomes.seconds
+            self._actor.add.remote(proposals.id, proposals.theta, x, proposals.log_density, seconds)
 
     def _refill(self, dim_x: int | None = None) -> None:
         """Starts a trainer and gives it what is in the store."""
@@ -155,7 +156,7 @@ class TrainerSupervisor:
         self._fill(dim_x)
 
     def _fill(self, dim_x: int | None) -> None:
-        table = self._store.read(["theta", "x", "proposal", "proposal_log_density"])
+        table = self._store.read(["theta", "x", "proposal", "proposal_log_density", "seconds"])
         theta, x = split_columns(table)
         dim_x = x.shape[1] or dim_x
         if not dim_x:
@@ -163,9 +164,11 @@ class TrainerSupervisor:
         if not x.shape[1]:
             x = np.full((len(theta), dim_x), np.nan)
         trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
-        log_proposal = table["proposal_log_density"].to_numpy()[trains].astype(np.float64)
+        log_proposal, seconds = (
+            table[name].to_numpy()[trains].astype(np.float64) for name in ("proposal_log_density", "seconds")
+        )
         self._known, self._filled = table["id"].to_numpy()[trains], True
-        self._actor.add.remote(self._known, theta[trains], x[trains], log_proposal)
+        self._actor.add.remote(self._known, theta[trains], x[trains], log_proposal, seconds)
 
     def _restart(self, error: RayActorError) -> None:
         self._restarts += 1

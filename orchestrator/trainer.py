@@ -19,6 +19,7 @@ from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
 from learners.learner import Learner, LearnerOptions
 from learners.posterior import TemperedPosterior
+from learners.runtime import Runtime
 from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
 from learners.tempered_density import TemperedDensity
@@ -31,6 +32,8 @@ from .system_metrics import NodeMetrics
 
 _CANDIDATES = 1000
 _PREDICTIVE = 400
+#: Runtimes of so many simulations, the latest, say what the next ones cost.
+_RUNTIMES = 5000
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Trainer:
             with contextlib.suppress(SavedModelError):
                 restore_learner(self.learner, checkpoint)
         self._held: list[tuple[torch.Tensor, Simulations]] = []
+        self._timed = torch.zeros(0, self.learner.whitening.dim + 1, dtype=torch.float64)
         self._progress: tuple[str, float] = ("waiting", float("nan"))
         self._node = NodeMetrics(gpus=device == "cuda")
 
@@ -141,10 +145,14 @@ class Trainer:
         """The node that this runs on, and its load."""
         return ray.get_runtime_context().get_node_id(), self._node.sample()
 
-    def add(self, ids: np.ndarray, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray) -> None:
-        """Adds finished simulations; failures are rows of NaN."""
-        tensors = [torch.tensor(values, dtype=torch.float64) for values in (theta, x, log_proposal)]
-        self._held.append((torch.tensor(ids), Simulations(*tensors)))
+    def add(
+        self, ids: np.ndarray, theta: np.ndarray, x: np.ndarray, log_proposal: np.ndarray, seconds: np.ndarray
+    ) -> None:
+        """Adds finished simulations; failures are rows of NaN, as are times that nobody knows."""
+        columns = (theta, x, log_proposal, seconds)
+        theta_, x_, log_proposal_, seconds_ = (torch.tensor(values, dtype=torch.float64) for values in columns)
+        self._held.append((torch.tensor(ids), Simulations(theta_, x_, log_proposal_)))
+        self._timed = torch.cat([self._timed, torch.cat([theta_, seconds_[:, None]], dim=1)])[-_RUNTIMES:]
 
     def update(self, before: int, alone: bool = False) -> Snapshot:
         """A short training on the simulations with ids below `before` (see `orchestrator.start_order`).
@@ -167,7 +175,7 @@ class Trainer:
         metrics = {
             "surrogate_loss": surrogate_loss,
             "posterior_loss": posterior_loss,
-            "epistemic": float(candidates.disagreement.median()),
+            "epistemic": candidates.epistemic,
             "tempering_ess": ess,
             "tempering_acceptance": acceptance,
         }
@@ -198,9 +206,11 @@ class Trainer:
         density = TemperedDensity.from_particles(particles, _CANDIDATES, self.learner.generator)
         u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
         device = self.learner.device
+        runtime = Runtime.fit(self.learner.whitening.to_u(self._timed[:, :-1]), self._timed[:, -1])
         with torch.no_grad():
             ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
-        candidates = Candidates(u, beta.float(), ell.cpu())
+            success = self.learner.surrogate.validity.log_prob(u.to(device)).exp()
+        candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 
     def _learn_from(self, before: int | None) -> None:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from botorch.acquisition.active_learning import qNegIntegratedPosteriorVariance
+from botorch.exceptions.errors import ModelFittingError
 from botorch.models import SingleTaskGP
 from botorch.sampling.normal import SobolQMCNormalSampler
 
-from orchestrator.acquisition import Candidates, NegIntegratedVariance, choose
+from learners import whiten
+from orchestrator.acquisition import Candidates, IntegratedVariance, LargestVariance, RemovedVariance
+from orchestrator.acquisition_methods import resolve_acquisition
+from orchestrator.config import AcquisitionConfig
+from orchestrator.proposal import Proposals
+from orchestrator.proposer import Proposer
+from simulators.errors import ConfigError, TemperflowError
 
 
 def candidates(n: int = 400, d: int = 2, seed: int = 0) -> Candidates:
     generator = torch.Generator().manual_seed(seed)
     u = torch.randn(n, d, generator=generator)
     slopes = torch.randn(3, d, generator=generator)
-    return Candidates(u, torch.rand(n, generator=generator) + 0.1, torch.sin(2 * u @ slopes.mT).mT)
+    beta = torch.rand(n, generator=generator) + 0.1
+    return Candidates(u, beta, torch.sin(2 * u @ slopes.mT).mT, torch.ones(n), torch.ones(n))
+
+
+def chosen(pool: Candidates, n: int, pending: torch.Tensor) -> torch.Tensor:
+    return IntegratedVariance().choose(pool, n, pending, torch.Generator().manual_seed(0))
+
+
+def with_worth(points: torch.Tensor, log_worth: float = 0.0) -> torch.Tensor:
+    return torch.cat([points, points.new_full((*points.shape[:-1], 1), log_worth)], dim=-1)
 
 
 @pytest.mark.parametrize("num_pending", [0, 3])
@@ -27,7 +47,7 @@ def test_the_criterion_equals_botorchs(num_pending: int) -> None:
 
     noise, pending, mc_points, x = 0.05, points(num_pending), points(40), points(7)
     kernel_owner = SingleTaskGP(points(5), points(5)[:, :1], outcome_transform=None)
-    ours = NegIntegratedVariance(kernel_owner.eval(), mc_points, noise, pending if num_pending else None)
+    ours = RemovedVariance(kernel_owner.eval(), mc_points, noise, with_worth(pending) if num_pending else None)
     # BoTorch's needs at least one observation: one too far away to matter.
     blank = SingleTaskGP(
         torch.full((1, 2), 1e4, dtype=torch.float64),
@@ -43,40 +63,58 @@ def test_the_criterion_equals_botorchs(num_pending: int) -> None:
         X_pending=pending if num_pending else None,
     )
     with torch.no_grad():
-        torch.testing.assert_close(ours(x.unsqueeze(1)), theirs(x.unsqueeze(1)), rtol=1e-4, atol=1e-6)
+        value, botorchs = ours(with_worth(x.unsqueeze(1))), theirs(x.unsqueeze(1))
+        torch.testing.assert_close(value - value[0], botorchs - botorchs[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours(with_worth(x.unsqueeze(1), 0.7)), value * 2.718281828459045**0.7)
 
 
-def test_chosen_points_are_distinct_candidates_with_their_temperature() -> None:
-    pool = candidates()
-    u, beta = choose(pool, 16, torch.zeros(0, 2), torch.Generator().manual_seed(0))
-    rows = torch.cdist(u, pool.u).argmin(dim=1)
+def test_chosen_rows_are_distinct() -> None:
+    rows = chosen(candidates(), 16, torch.zeros(0, 2))
+    assert rows.shape == (16,)
     assert len(set(rows.tolist())) == 16
-    torch.testing.assert_close(u, pool.u[rows])
-    torch.testing.assert_close(beta, pool.beta[rows])
 
 
 def test_points_in_flight_repel_the_choice() -> None:
     pool = candidates()
-    first, _ = choose(pool, 8, torch.zeros(0, 2), torch.Generator().manual_seed(0))
-    again, _ = choose(pool, 8, first, torch.Generator().manual_seed(0))
-    unaware, _ = choose(pool, 8, torch.zeros(0, 2), torch.Generator().manual_seed(0))
+    first = pool.u[chosen(pool, 8, torch.zeros(0, 2))]
+    again = pool.u[chosen(pool, 8, first)]
+    unaware = pool.u[chosen(pool, 8, torch.zeros(0, 2))]
     assert torch.cdist(again, first).min() > torch.cdist(unaware, first).min()
 
 
-def test_points_go_where_the_members_disagree() -> None:
+@pytest.mark.parametrize("acquisition", [IntegratedVariance(), LargestVariance()])
+def test_points_go_where_the_members_disagree(acquisition: IntegratedVariance | LargestVariance) -> None:
     pool = candidates()
     one_sided = torch.where(pool.u[:, 0] > 0.5, pool.log_likelihood, torch.zeros_like(pool.log_likelihood))
-    u, _ = choose(Candidates(pool.u, pool.beta, one_sided), 8, torch.zeros(0, 2), torch.Generator().manual_seed(0))
-    assert (u[:, 0] > 0.4).float().mean() > 0.9
+    pool = dataclasses.replace(pool, log_likelihood=one_sided)
+    rows = acquisition.choose(pool, 8, torch.zeros(0, 2), torch.Generator().manual_seed(0))
+    assert (pool.u[rows, 0] > 0.4).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("acquisition", [IntegratedVariance(), LargestVariance()])
+@pytest.mark.parametrize("what", ["seconds", "success"])
+def test_points_go_where_simulations_are_cheap_and_succeed(
+    acquisition: IntegratedVariance | LargestVariance, what: str
+) -> None:
+    pool = candidates()
+    left = pool.u[:, 0] < 0
+    worse = torch.where(left, 1.0, 20.0) if what == "seconds" else torch.where(left, 1.0, 0.05)
+    pool = dataclasses.replace(pool, **{what: worse})
+    rows = acquisition.choose(pool, 16, torch.zeros(0, 2), torch.Generator().manual_seed(0))
+    assert left[rows].float().mean() > 0.8
+
+
+def test_a_constant_cost_changes_nothing() -> None:
+    pool = candidates()
+    slow = dataclasses.replace(pool, seconds=torch.full((len(pool.u),), 3600.0))
+    assert chosen(pool, 8, torch.zeros(0, 2)).tolist() == chosen(slow, 8, torch.zeros(0, 2)).tolist()
 
 
 @pytest.mark.parametrize(("d", "members"), [(1, 3), (30, 3), (2, 1)])
 def test_any_dimension_and_a_single_member_are_fine(d: int, members: int) -> None:
     pool = candidates(d=d)
-    pool = Candidates(pool.u, pool.beta, pool.log_likelihood[:members])
-    u, beta = choose(pool, 4, torch.randn(5, d), torch.Generator().manual_seed(0))
-    assert u.shape == (4, d)
-    assert beta.shape == (4,)
+    pool = dataclasses.replace(pool, log_likelihood=pool.log_likelihood[:members])
+    assert chosen(pool, 4, torch.randn(5, d)).shape == (4,)
 
 
 def test_absurd_members_do_not_break_it() -> None:
@@ -84,5 +122,51 @@ def test_absurd_members_do_not_break_it() -> None:
     ell = pool.log_likelihood.clone()
     ell[0, :10] = float("-inf")
     ell[1, 10:20] = float("nan")
-    u, _ = choose(Candidates(pool.u, pool.beta, ell), 4, torch.zeros(0, 2), torch.Generator().manual_seed(0))
-    assert u.isfinite().all()
+    pool = dataclasses.replace(pool, log_likelihood=ell)
+    assert pool.u[chosen(pool, 4, torch.zeros(0, 2))].isfinite().all()
+    assert 0 < pool.epistemic < float("inf")
+
+
+def test_a_gaussian_process_that_does_not_fit_is_replaced_by_its_defaults(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise ModelFittingError("did not converge")
+
+    monkeypatch.setattr("orchestrator.acquisition.fit_gpytorch_mll", fail)
+    assert len(set(chosen(candidates(), 8, torch.zeros(0, 2)).tolist())) == 8
+    assert "did not converge" in caplog.text
+
+
+def test_what_a_configuration_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class First:\n    def choose(self, candidates, n, pending, generator):\n        return list(range(n))\n"
+        "class Wrong:\n    pass\n"
+        "class Needy:\n    def __init__(self, a):\n        pass\n"
+    )
+    mine = resolve_acquisition("mine.py:First", tmp_path)
+    assert mine.choose(candidates(), 3, torch.zeros(0, 2), torch.Generator()) == [0, 1, 2]
+    assert isinstance(resolve_acquisition("variance", tmp_path), LargestVariance)
+    for name, message in {
+        "mine.py:Wrong": "no method `choose",
+        "mine.py:Needy": "TypeError",
+        "mine.py:Fisrt": "First",
+        "nowhere.py:First": "there is none",
+    }.items():
+        with pytest.raises(TemperflowError, match=message):
+            resolve_acquisition(name, tmp_path)
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 1], [0, 1], [0.0, 1.0, 2.0]])
+def test_a_users_choice_is_checked(rows: list[float]) -> None:
+    class Mine:
+        def choose(
+            self, candidates: Candidates, n: int, pending: torch.Tensor, generator: torch.Generator
+        ) -> torch.Tensor:
+            return torch.tensor(rows)
+
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    proposer = Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
+    snapshot = SimpleNamespace(candidates=candidates())
+    with pytest.raises(ConfigError, match="expected 3 different rows"):
+        proposer.chosen(3, snapshot, Proposals.none(2))  # type: ignore[arg-type]

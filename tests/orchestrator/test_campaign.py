@@ -24,7 +24,7 @@ from orchestrator.campaign import CampaignResult
 from orchestrator.delivery import Delivery
 from orchestrator.explorer import load_explored
 from orchestrator.store import SimulationStore
-from simulators.errors import DataError, ObservationError, RunDirectoryError
+from simulators.errors import ConfigError, DataError, ObservationError, RunDirectoryError
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -248,6 +248,41 @@ def test_a_simulator_that_always_fails_ends_early_with_its_reason(tmp_path: Path
     after = pd.read_parquet(tmp_path / "run" / "simulations")
     assert len(after) == 300
     assert after["reason"].str.contains("out of order").sum() == len(rows)
+
+
+MINE = """
+class Evenly:
+    def choose(self, candidates, n, pending, generator):
+        assert len(candidates.success) == len(candidates.seconds) == len(candidates.u)
+        return range(0, len(candidates.u), len(candidates.u) // n)[:n]
+"""
+
+
+def test_an_acquisition_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    config = write_campaign(tmp_path, acquisition={"method": "mine.py:Evenly"})
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert (result.simulations()["proposal"] == "acquisition").sum() > 5
+    config = write_campaign(tmp_path, acquisition={"method": "evenly"})
+    with pytest.raises(ConfigError, match="no method 'evenly'"):
+        Campaign.from_file(config)
+
+
+def test_a_campaign_ends_when_it_is_certain_enough(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, budget={"simulations": 5000, "until": 1e6}, calibration={"simulations": 30})
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    rows = result.simulations()
+    assert len(rows) < 1000
+    assert len(result.checks) == 2
+    history = pd.read_json(tmp_path / "run" / "metrics.jsonl", lines=True)
+    assert history["epistemic"].dropna().gt(0).any()
+    # The same command finds it done.
+    again = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert len(again.simulations()) == len(rows)
+    # Asked for more, it goes on.
+    config = write_campaign(tmp_path, budget={"simulations": len(rows) + 50}, calibration={"simulations": 30})
+    more = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert len(more.simulations()) == len(rows) + 50
 
 
 def test_where_most_simulations_fail_more_are_made_before_training(tmp_path: Path) -> None:

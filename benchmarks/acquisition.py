@@ -1,0 +1,120 @@
+"""Does choosing pay? Targeted campaigns with the same budget that differ in where they simulate.
+
+    python -m benchmarks.acquisition --tasks two_moons --arms prior,tempered,default --seeds 1,2 --observations 1
+
+Each cell (task, observation, arm, seed) is one campaign through the public `Campaign`, with nothing but
+`acquisition.method` changed, measured by C2ST against exact draws at each beta. `prior` and `sobol` have the same
+ensemble and training, and are the control arms. `tsnpe` (bench extra) is `sbi`'s truncated sequential NPE in four
+rounds (Deistler, Goncalves & Macke 2022), which knows beta = 1 only. Rows are appended to a Parquet file; what is
+there is not run again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.accuracy import DRAWS, REFERENCES
+from benchmarks.c2st import c2st
+from simulators import get_task
+
+#: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
+Draw = Callable[[float], Tensor | None]
+_ROUNDS = 4
+
+
+def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> Draw:
+    """One of our own arms; all of the budget is for learning."""
+    from orchestrator import Campaign
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = Campaign(
+            task,
+            observation=x_o.numpy(),
+            budget=budget,
+            directory=Path(folder) / "run",
+            acquisition={"method": method},
+            calibration={"share": 0.0},
+            tracking={"enabled": False},
+            seed=seed,
+        ).run(progress=False)
+    return lambda beta: result.posterior.sample((DRAWS,), beta=beta, seed=seed)
+
+
+def tsnpe(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
+    """`sbi`'s TSNPE: in each round draws of the prior inside the bulk of the last posterior."""
+    from sbi.inference import NPE
+    from sbi.utils import RestrictedPrior, get_density_thresholder
+
+    problem = get_task(task)
+    torch.manual_seed(seed)
+    inference, proposal = NPE(prior=problem.prior, density_estimator="nsf", show_progress_bars=False), problem.prior
+    posterior: Any = None
+    for r in range(_ROUNDS):
+        theta = proposal.sample(torch.Size([budget // _ROUNDS]))
+        x = problem.simulate(theta, 1000 * seed + r)
+        inference.append_simulations(theta.float(), x.float()).train(force_first_round_loss=True)
+        posterior = inference.build_posterior().set_default_x(x_o.float())
+        inside = get_density_thresholder(posterior, quantile=1e-4)
+        proposal = RestrictedPrior(problem.prior, inside, sample_with="rejection")
+
+    def draw(beta: float) -> Tensor | None:
+        return posterior.sample((DRAWS,), show_progress_bars=False) if beta == 1.0 else None
+
+    return draw
+
+
+def main(
+    tasks: Annotated[str, typer.Option(help="Names, comma-separated.")] = "two_moons,slcp,gaussian_linear",
+    arms: Annotated[str, typer.Option(help="Values of `acquisition.method`, or tsnpe.")] = "prior,tempered,default",
+    budget: Annotated[int, typer.Option(help="Simulations.")] = 1000,
+    seeds: Annotated[str, typer.Option(help="Seeds.")] = "1,2,3,4,5",
+    betas: Annotated[str, typer.Option(help="Temperatures with references.")] = "0.1,0.3,0.5,0.7,1,1.5,2",
+    observations: Annotated[str, typer.Option(help="Numbers of the observations.")] = "1,2,3",
+    out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/acquisition.parquet"),
+) -> None:
+    """Runs the cells that are not in the table yet, and prints each."""
+    table = pd.read_parquet(out) if out.exists() else pd.DataFrame()
+    wanted = [float(beta) for beta in betas.split(",")]
+    for seed in map(int, seeds.split(",")):
+        for task in tasks.split(","):
+            for number in map(int, observations.split(",")):
+                for arm in arms.split(","):
+                    key = {"task": task, "observation": number, "arm": arm, "seed": seed, "budget": budget}
+                    if not table.empty and (table[list(key)] == pd.Series(key)).all(axis=1).any():
+                        continue
+                    cell = pd.DataFrame(_measured(task, number, arm, budget, seed, wanted)).assign(**key)
+                    table = pd.concat([table, cell], ignore_index=True)
+                    table.to_parquet(out)
+                    scores = ", ".join(f"beta {b:g}: {c:.3f}" for b, c in zip(cell["beta"], cell["c2st"], strict=True))
+                    print(f"{task} {number} {arm} seed {seed} ({cell['seconds'][0]:.0f} s): {scores}", flush=True)
+    print(table.groupby(["task", "budget", "arm", "beta"])["c2st"].agg(["mean", "std", "count"]).to_string())
+
+
+def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: list[float]) -> list[dict[str, float]]:
+    reference = pd.read_parquet(REFERENCES / f"{task}.parquet")
+    observed = pd.read_parquet(REFERENCES / f"{task}_observations.parquet").set_index("observation")
+    x_o = torch.tensor(np.array(observed.loc[number, "x"]), dtype=torch.float64)
+    started = time.perf_counter()
+    draw = tsnpe(task, x_o, budget, seed) if arm == "tsnpe" else campaign(task, x_o, budget, arm, seed)
+    seconds = time.perf_counter() - started
+    drawn = {beta: draws for beta in betas if (draws := draw(beta)) is not None}
+    exact = []
+    for beta in drawn:
+        same = (reference["observation"] == number) & np.isclose(reference["beta"], beta)
+        exact.append(torch.tensor(np.stack(reference.loc[same, "theta"].to_list())))
+    scores = c2st(torch.stack(exact), torch.stack(list(drawn.values()))).tolist()
+    return [{"beta": b, "c2st": score, "seconds": seconds} for b, score in zip(drawn, scores, strict=True)]
+
+
+if __name__ == "__main__":
+    typer.run(main)
