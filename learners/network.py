@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["NetworkOptions", "PosteriorNetwork"]
 
 import math
+import weakref
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class PosteriorNetwork(nn.Module):
     def __init__(self, dim_u: int, dim_z: int, beta_range: tuple[float, float], options: NetworkOptions) -> None:
         super().__init__()
         self.dim_u, self.dim_z, self.beta_range, self.options = dim_u, dim_z, beta_range, options
+        self._gated: tuple[weakref.ref[Tensor], Tensor] | None = None
         self.flow = spline_flow(dim_u, dim_z + 2, options.hidden, options.transforms, options.bins, gate=self._gate)
 
     def forward(self, z: Tensor, beta: Tensor) -> NormalizingFlow:
@@ -62,9 +64,18 @@ class PosteriorNetwork(nn.Module):
         return torch.cat([z, torch.stack([t, t.square()], dim=-1)], dim=-1)
 
     def _gate(self, context: Tensor) -> Tensor:
-        low, high = (math.log(b) for b in self.beta_range)
-        log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
-        return -torch.expm1(-3 * log_ratio.exp())
+        # All transforms of the flow ask for that of the same context.
+        kept = self._gated
+        if kept is None or kept[0]() is not context:
+            low, high = (math.log(b) for b in self.beta_range)
+            log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
+            gate = -torch.expm1(-3 * log_ratio.exp())
+            self._gated = weakref.ref(context), gate
+            return gate
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gated": None}
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form of the architecture, read back by `from_dict`; the weights are saved apart."""

@@ -39,6 +39,7 @@ class DataScaling:
     def __init__(self, logarithmic: Tensor, center: Tensor, scale: Tensor, root: Tensor | None = None) -> None:
         self.logarithmic, self.center, self.scale = logarithmic.bool(), center.double(), scale.double()
         self.root = torch.zeros_like(self.logarithmic) if root is None else root.bool()
+        self._any_logarithmic, self._any_root = bool(self.logarithmic.any()), bool(self.root.any())
 
     @classmethod
     def fit(cls, x: Tensor) -> DataScaling:
@@ -67,8 +68,9 @@ class DataScaling:
     def __call__(self, x: Tensor) -> Tensor:
         """`z`, `(*, k)` float32."""
         x = x.double()
-        value = torch.where(self.root, _root(x), x)
-        value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), value)
+        value = torch.where(self.root, _root(x), x) if self._any_root else x
+        if self._any_logarithmic:
+            value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), value)
         t = (value - self.center) / self.scale
         tail = t.sign() * (_KNEE + torch.log1p((t.abs() - _KNEE).clamp(min=0.0)))
         return torch.where(t.abs() <= _KNEE, t, tail).float()
