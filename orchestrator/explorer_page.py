@@ -51,7 +51,7 @@ _DRAWS = 1000
 _MOST_DOWNLOADED = 100_000
 _STEPS = 400
 #: Moves that arrive within this time are drawn as one.
-_GATHER_MS = 4
+_GATHER_MS = 2
 _SAVE = """
 if (file.data.name.length) {
   const link = document.createElement("a")
