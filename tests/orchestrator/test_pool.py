@@ -280,6 +280,19 @@ def test_what_is_reserved_stays_free_however_late_it_is_taken(
     assert executor.slots == 3
 
 
+def test_nothing_starts_after_the_end(
+    pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    pool = make_pool(pools, simulator + "simulate")
+    wait_until(lambda: pool.executor.warm_up(0.1))
+    found = pool.slots
+    pool.cancel()
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
+    assert pool.slots == found  # metrics are written down after the last simulation
+    assert not pool.executor._hosts  # type: ignore[attr-defined]
+
+
 def test_needs_that_no_node_has_are_an_error(
     nodes: Cluster, pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
