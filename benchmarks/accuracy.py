@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -25,12 +24,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from benchmarks.c2st import c2st
+from benchmarks.exact import exact_draws, observed
 from learners import TemperedPosterior
 from learners.learner import Learner
 from simulators import get_task
 from simulators.loading import load_object
 
-REFERENCES = Path(__file__).with_name("references")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWS = 2000
 
@@ -191,21 +190,18 @@ def _simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]
 def _measure(
     method: Fitted, task: str, betas: Iterator[float], observations: Iterator[int]
 ) -> list[dict[str, float | str]]:
-    reference = pd.read_parquet(REFERENCES / f"{task}.parquet")
-    observed = pd.read_parquet(REFERENCES / f"{task}_observations.parquet").set_index("observation")
     cells: list[dict[str, float | str]] = []
     exact, drawn = [], []
     wanted = list(betas)
     for number in observations:
-        x_o = torch.tensor(np.array(observed.loc[number, "x"]), dtype=torch.float64)
+        x_o = observed(task, number)
         for beta in wanted:
             started = time.perf_counter()
             draws = method.draw(x_o, beta)
             seconds = time.perf_counter() - started
             if draws is None:
                 continue
-            same = (reference["observation"] == number) & np.isclose(reference["beta"], beta)
-            exact.append(torch.tensor(np.stack(reference.loc[same, "theta"].to_list())))
+            exact.append(exact_draws(task, number, beta))
             drawn.append(draws)
             cells.append({"observation": number, "beta": beta, "draw_seconds": seconds})
     scores = c2st(torch.stack(exact), torch.stack(drawn))

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
 from torch import Tensor
 
-from benchmarks.accuracy import DRAWS, REFERENCES
+from benchmarks.accuracy import DRAWS
 from benchmarks.c2st import c2st
+from benchmarks.exact import exact_draws, observed
 from simulators import get_task
 
 #: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
@@ -101,17 +101,12 @@ def main(
 
 
 def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: list[float]) -> list[dict[str, float]]:
-    reference = pd.read_parquet(REFERENCES / f"{task}.parquet")
-    observed = pd.read_parquet(REFERENCES / f"{task}_observations.parquet").set_index("observation")
-    x_o = torch.tensor(np.array(observed.loc[number, "x"]), dtype=torch.float64)
+    x_o = observed(task, number)
     started = time.perf_counter()
     draw = tsnpe(task, x_o, budget, seed) if arm == "tsnpe" else campaign(task, x_o, budget, arm, seed)
     seconds = time.perf_counter() - started
     drawn = {beta: draws for beta in betas if (draws := draw(beta)) is not None}
-    exact = []
-    for beta in drawn:
-        same = (reference["observation"] == number) & np.isclose(reference["beta"], beta)
-        exact.append(torch.tensor(np.stack(reference.loc[same, "theta"].to_list())))
+    exact = [exact_draws(task, number, beta) for beta in drawn]
     scores = c2st(torch.stack(exact), torch.stack(list(drawn.values()))).tolist()
     return [{"beta": b, "c2st": score, "seconds": seconds} for b, score in zip(drawn, scores, strict=True)]
 

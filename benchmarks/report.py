@@ -28,7 +28,7 @@ from learners.learner import LearnerOptions
 from learners.surrogate import SurrogateOptions
 from learners.training import TrainOptions, bounded_threads
 from orchestrator.checking import check
-from orchestrator.config import validate_config
+from orchestrator.config_reading import validate_config
 from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
 from orchestrator.store import SCHEMA

@@ -14,6 +14,7 @@ __all__ = ["Gate", "Gated", "Inverse"]
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from zuko.transforms import AutoregressiveTransform, DependentTransform
 Gate = Callable[[Tensor], Tensor]
 #: `g^{-1}(z; phi)` of parameters `(total, n)` and values `(n,)`, in NumPy.
 Inverse = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 
 
 class Gated(MaskedAutoregressiveTransform):
@@ -151,32 +153,16 @@ class _SequentialTransform(AutoregressiveTransform):
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Step(Generic[Numbers]):
     """One feature: which units of every hidden layer have become computable, and what gives the parameters.
 
     The first layer's bias depends on the context, and is None.
     """
 
     feature: int
-    hidden: list[tuple[slice, Tensor, Tensor | None]]
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True)
-class _ArrayStep:
-    """The same in NumPy."""
-
-    feature: int
-    hidden: list[tuple[slice, np.ndarray, np.ndarray | None]]
-    weight: np.ndarray
-    bias: np.ndarray
-
-    @classmethod
-    def of(cls, step: _Step) -> _ArrayStep:
-        """The same numbers, contiguous."""
-        hidden = [(rows, _array(w), None if b is None else _array(b)) for rows, w, b in step.hidden]
-        return cls(step.feature, hidden, _array(step.weight), _array(step.bias))
+    hidden: list[tuple[slice, Numbers, Numbers | None]]
+    weight: Numbers
+    bias: Numbers
 
 
 @dataclass(frozen=True)
@@ -192,12 +178,20 @@ class _Plan:
     context: Tensor
     bias: Tensor
     units: list[int]
-    steps: list[_Step]
+    steps: list[_Step[Tensor]]
 
     @cached_property
-    def arrays(self) -> list[_ArrayStep]:
-        """The steps in NumPy; for weights on the CPU."""
-        return [_ArrayStep.of(step) for step in self.steps]
+    def arrays(self) -> list[_Step[np.ndarray]]:
+        """The steps in NumPy, for weights on the CPU."""
+        return [
+            _Step(
+                step.feature,
+                [(rows, _array(w), None if b is None else _array(b)) for rows, w, b in step.hidden],
+                _array(step.weight),
+                _array(step.bias),
+            )
+            for step in self.steps
+        ]
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ No pickle: loading runs no code that came with the file.
 
 from __future__ import annotations
 
-__all__ = ["FORMAT_VERSION", "load_posterior", "save_posterior"]
+__all__ = ["FORMAT_VERSION", "load_posterior", "save_posterior", "saved_digest"]
 
+import hashlib
 import json
 import os
 import tempfile
@@ -99,6 +100,15 @@ def load_posterior(source: str | Path) -> TemperedPosterior:
     except _DAMAGE as error:
         reason = str(error).splitlines()[0]
         raise SavedModelError(f"{directory} is damaged ({reason}); save the posterior again") from error
+
+
+def saved_digest(directory: Path) -> str:
+    """SHA-256 of what `save_posterior` wrote, empty if there is nothing."""
+    try:
+        parts = [(directory / name).read_bytes() for name in (_SPEC, _TENSORS)]
+    except OSError:
+        return ""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _downloaded(uri: str, folder: str) -> Path:

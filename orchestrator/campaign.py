@@ -22,7 +22,8 @@ from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
 
 from .acquisition_methods import resolve_acquisition
-from .config import CampaignConfig, load_config, validate_config
+from .config import CampaignConfig
+from .config_reading import load_config, validate_config
 from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution

@@ -46,6 +46,7 @@ from .trainer import Snapshot, Trainer
 _METRIC_SECONDS, _METRIC_SHARE = 2.0, 1 / 5000
 _TICK_SECONDS = 0.1
 _FIGURE_SECONDS = 60.0
+_TRACKED_FAILURES = 100
 _REMEMBER_SECONDS = 10.0
 
 
@@ -376,7 +377,8 @@ class Execution:
         for figure in make_report(self.run):
             self.tracker.artifact(figure, "figures")
         self.tracker.artifact(self.run.calibration)
-        self.tracker.text(json.dumps(failure_table(self.store), indent=1), "failures.json")
+        failures = failure_table(self.store.read(["status", "reason"]), _TRACKED_FAILURES)
+        self.tracker.text(json.dumps(failures, indent=1), "failures.json")
         self.tracker.dataset(self.store.location, self.store.digest(), len(self.store))
         self.tracker.model(self.run.posterior, self.config.tracking.model or self.config.name)
         self.tracker.artifact(self.run.report)

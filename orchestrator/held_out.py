@@ -9,12 +9,10 @@ posterior has the highest expectation of all (a proper scoring rule; Gneiting & 
 
 from __future__ import annotations
 
-__all__ = ["HeldOut", "digest", "held_out"]
+__all__ = ["HeldOut", "held_out"]
 
-import hashlib
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
@@ -67,12 +65,3 @@ def held_out(run: RunDirectory, posterior: TemperedPosterior) -> HeldOut | None:
     if x.shape[1] != posterior.dim_x:
         return None
     return HeldOut(torch.as_tensor(theta), torch.as_tensor(x))
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of a saved posterior; empty if there is none."""
-    try:
-        parts = [(folder / name).read_bytes() for name in ("posterior.json", "posterior.safetensors")]
-    except OSError:
-        return ""
-    return hashlib.sha256(b"".join(parts)).hexdigest()

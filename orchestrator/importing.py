@@ -18,7 +18,8 @@ from learners.whitening import whiten
 from simulators.errors import ConfigError, DataError, RunDirectoryError
 from simulators.outcome import Array, Outcomes, Status, not_finite
 
-from .config import CampaignConfig, load_config, validate_config
+from .config import CampaignConfig
+from .config_reading import load_config, validate_config
 from .journal import ProposalJournal
 from .problem import resolve, resolve_prior
 from .proposal import Finished, ProposalKind, Proposals

@@ -81,7 +81,7 @@ class SimulationLoop:
     ) -> None:
         self.pool, self.store, self.journal, self.trainer, self.proposer = pool, store, journal, trainer, proposer
         self.config, self.dim_x, self.dim_observation = config, dim_x, dim_observation
-        self.until, self._below = until, 0
+        self.until, self._certain_models = until, 0
         self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
         self.on_snapshot = on_snapshot
         self.writer = StoreWriter(store)
@@ -314,11 +314,11 @@ class SimulationLoop:
     @property
     def accurate(self) -> bool:
         """Whether two models in a row were as certain as asked for."""
-        return self._below >= _CERTAIN
+        return self._certain_models >= _CERTAIN
 
     def _learn(self, snapshot: Snapshot) -> None:
         if self.until is not None:
-            self._below = self._below + 1 if snapshot.metrics["epistemic"] < self.until else 0
+            self._certain_models = self._certain_models + 1 if snapshot.metrics["epistemic"] < self.until else 0
         # Our own count, from which the next steps are planned.
         self.snapshot = replace(snapshot, rows=self._asked)
         self.on_snapshot(snapshot)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["describe", "versions"]
+__all__ = ["describe"]
 
 import json
-import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 
 import ray
 import yaml
@@ -15,8 +13,7 @@ import yaml
 from .config import CampaignConfig
 from .problem import Problem
 from .tracking import Tracker
-
-_PACKAGES = ("temperflow", "torch", "zuko", "botorch", "ray", "mlflow", "pyarrow", "numpy", "scipy")
+from .versions import versions
 
 
 def describe(tracker: Tracker, config: CampaignConfig, problem: Problem) -> None:
@@ -55,17 +52,6 @@ def _note(config: CampaignConfig, problem: Problem, targeted: bool) -> str:
             f'`mlflow.pyfunc.load_model("{model}").predict(x, params={{"beta": {low:g}}})`.',
         ]
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what matters to the results."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _cluster() -> dict[str, float]:

@@ -111,14 +111,14 @@ class RayHosts:
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
         self._gather = 0.0
-        self._stopped: int | None = None  # how many slots there were when it was stopped
+        self._final_slots: int | None = None  # as they were when it was stopped
         self._left = time.monotonic()
 
     @property
     def slots(self) -> int:
         """Slots of the hosts that are ready, else of those that are starting; in the end, what they were."""
         self._scan()
-        return self._count() if self._stopped is None else self._stopped
+        return self._count() if self._final_slots is None else self._final_slots
 
     @property
     def widest(self) -> int:
@@ -174,7 +174,7 @@ class RayHosts:
 
     def stop(self) -> None:
         """Ends all hosts, with all that they run; none starts any more."""
-        self._stopped = self._count() if self._stopped is None else self._stopped
+        self._final_slots = self._count() if self._final_slots is None else self._final_slots
         for host in self._hosts:
             ray.kill(host.actor)
         self._hosts.clear()
@@ -279,7 +279,7 @@ class RayHosts:
     def _scan(self) -> None:
         """Starts hosts where there is room for them, now and then."""
         now = time.monotonic()
-        if self._stopped is not None or now - self._scanned < _SCAN_SECONDS:
+        if self._final_slots is not None or now - self._scanned < _SCAN_SECONDS:
             return
         self._scanned = now
         for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:

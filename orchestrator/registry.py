@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learners.posterior import TemperedPosterior
+from learners.saving import saved_digest
 from simulators.errors import TemperflowError
 
 from . import tracking_records as records
-from .held_out import HeldOut, digest, held_out
+from .held_out import HeldOut, held_out
 from .run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def register(client: MlflowClient, directory: Path, run_id: str, record: records
         record: Which posterior, and under which name.
     """
     folder = directory / record.directory
-    if digest(folder) != record.digest:
+    if saved_digest(folder) != record.digest:
         return  # A later training has replaced it; a later record tells of that.
     posterior = TemperedPosterior.load(folder)
     model = _logged(client, run_id, folder, posterior, record.digest)

@@ -8,9 +8,7 @@ from __future__ import annotations
 __all__ = ["comparison", "make_report"]
 
 import dataclasses
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from learners.training import bounded_threads
 from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
+from .failures import failure_table
 from .figures import corner, fit_by_temperature, predictive, temperature_widths
 from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
@@ -44,8 +43,10 @@ from .run_directory import RunDirectory
 from .spending import cost_by_kind
 from .spending_report import COLUMNS, busy_times, read_history, simulated, spending_figures
 from .trainer import report_betas
+from .versions import versions
 
 _DRAWS = 4000
+_SHOWN_FAILURES = 10
 #: A posterior agrees with a known one if its mean is within one standard deviation and its own is within a factor.
 _STD_FACTOR = 1.6
 
@@ -113,7 +114,7 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
         counts=_counts(table),
         simulator_seconds=float(pc.sum(timed["seconds"]).as_py() or 0.0),
         wall_seconds=float(ended - begun),
-        versions=_versions(),
+        versions=versions(),
         seed=config["seed"],
         usage=_usage(run.path, None, records),
         trained=False,
@@ -198,16 +199,15 @@ def _posterior_figures(draws: dict[float, Array], names: Sequence[str]) -> list[
     ]
 
 
+def _failures(table: pa.Table) -> list[Failure]:
+    rows = failure_table(table, _SHOWN_FAILURES)
+    return [Failure(row["status"], row["reason"], row["simulations"]) for row in rows]
+
+
 def _counts(table: pa.Table) -> dict[str, int]:
     """Status to number of simulations, the most frequent first."""
     counts = {row["values"]: row["counts"] for row in pc.value_counts(table["status"]).to_pylist()}
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def _failures(table: pa.Table) -> list[Failure]:
-    failed = table.filter(pc.not_equal(table["status"], "ok")).group_by(["status", "reason"])
-    rows = failed.aggregate([("id", "count")]).sort_by([("id_count", "descending")]).slice(0, 10)
-    return [Failure(r["status"], r["reason"], r["id_count"]) for r in rows.to_pylist()]
 
 
 def _example_beta(recommendation: Recommendation | None) -> float:
@@ -303,13 +303,3 @@ def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, A
         f"# temperflow explore {path}",
     ]
     return "\n".join(lines + commands)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("temperflow", "torch", "zuko", "botorch", "ray", "mlflow", "pyarrow", "numpy", "scipy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -17,9 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from learners.saving import saved_digest
+
 from . import tracking_records as records
 from .courier_process import CourierProcess
-from .held_out import digest
 from .tracking_journal import Journal, read_progress, records_after
 from .tracking_records import CAMPAIGN, Record, RunStatus
 from .tracking_uri import without_secret
@@ -144,7 +145,7 @@ class Tracker(TrackedRun):
 
     def model(self, directory: Path, name: str) -> None:
         """Registers the posterior saved in `directory` under a name."""
-        self.write(records.Model(directory=self.relative(directory), digest=digest(directory), name=name))
+        self.write(records.Model(directory=self.relative(directory), digest=saved_digest(directory), name=name))
 
     def write(self, record: Record) -> None:
         """Writes a record into the journal."""

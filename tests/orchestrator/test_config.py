@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config import load_config
+from orchestrator.config_reading import load_config
 from orchestrator.observation import read_observation
 from orchestrator.problem import resolve
 from simulators.errors import ConfigError, ObservationError, PriorError, SimulatorError

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from orchestrator.config import CampaignConfig, load_config, validate_config
+from orchestrator.config import CampaignConfig
 from orchestrator.config_docs import EXAMPLE, FIXED, markdown, sections
+from orchestrator.config_reading import load_config, validate_config
 from orchestrator.problem import resolve
 
 ROOT = Path(__file__).resolve().parents[2]

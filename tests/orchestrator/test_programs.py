@@ -17,7 +17,7 @@ from campaigns import NORMAL, QUICK
 
 from orchestrator.campaign import Campaign
 from orchestrator.cli import main
-from orchestrator.config import load_config
+from orchestrator.config_reading import load_config
 from orchestrator.problem import Problem, resolve
 from simulators.errors import ConfigError
 from simulators.isolated import IsolatedSimulator
