@@ -42,7 +42,9 @@ def redacted(text: str, uri: str) -> str:
     parts = urlsplit(uri)
     user = parts.netloc.rpartition("@")[0]
     secrets = [value for key, value in parse_qsl(parts.query) if _SECRET_KEYS.search(key)]
-    secrets += [user, user.partition(":")[2], unquote(user.partition(":")[2])]
+    secrets += [user.partition(":")[2], unquote(user.partition(":")[2])]
+    if parts.scheme.startswith("http") or ":" in user:
+        secrets.append(user)  # A database's user by itself is none: its name may be part of any word.
     secrets += [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
     text = text.replace(uri, without_secret(uri))
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
