@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 from rows import finished
 
 from orchestrator.columns import GROUP_ROWS
+from orchestrator.location import Folder
 from orchestrator.proposal import Finished, ProposalKind, Proposals, row_seeds
 from orchestrator.run_directory import RunDirectory
 from orchestrator.store import SCHEMA, SimulationStore, StoreSummary, split_columns
@@ -56,6 +59,25 @@ def test_an_empty_store_is_empty(tmp_path: Path) -> None:
     theta, x = split_columns(store.read())
     assert len(theta) == len(x) == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_made_while_it_is_listed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SimulationStore(tmp_path / "store")
+
+    class FilesOfNow(fs.FileSystemHandler):
+        """As Arrow at that moment: opening the folder failed, but when it is asked whether it is there, it is."""
+
+        def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+            monkeypatch.undo()
+            store.append(finished([1, 2]))
+            raise FileNotFoundError(f"Cannot list directory '{selector.base_dir}'")
+
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"{name} is not expected")
+
+    FilesOfNow.__abstractmethods__ = frozenset()
+    monkeypatch.setattr(Folder, "filesystem", fs.PyFileSystem(FilesOfNow()))
+    assert store.ids().tolist() == [1, 2]
 
 
 def test_plain_pyarrow_and_pandas_open_it(tmp_path: Path) -> None:
