@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 #: Seconds after which an event that has not come will not come.
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as `condition` holds; fails after two minutes."""
+    """Returns as soon as `condition` holds; fails after five minutes."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the event never came"
