@@ -103,7 +103,7 @@ def make_run(folder: Path, rows: int) -> RunDirectory:
     options = LearnerOptions(
         surrogate=SurrogateOptions(members=("linear",), hidden=(24,), training=quick),
         bank=16,
-        distillation=DistillationOptions(pairs=5000, training=quick),
+        distillation=DistillationOptions(pairs=5000, epochs=5),
         threads=1,
     )
     posterior = TemperedPosterior.fit(theta, x, prior, options=options)

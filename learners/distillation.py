@@ -1,28 +1,41 @@
-r"""Distillation: tempered particles of many x become one network `q(u | x, beta)`.
+r"""Distillation: tempered posteriors of many x become one network `q(u | x, beta)`.
 
-.. math:: \max_q \; \mathbb E_{x}\, \mathbb E_{\log\beta \sim U}\, \mathbb E_{u \sim p_\beta(u | x)}
-    \log q(u \mid x, \beta) \;+\; \mathbb E_{(u, x) \sim p(u, x)} \log q(u \mid x, 1)
+.. math:: \min_q \; -\mathbb E_{x, \log\beta \sim U} \mathbb E_{u \sim p_\beta(u | x)} \log q(u \mid x, \beta)
+    - \mathbb E_{(u, x) \sim p(u, x)} \log q(u \mid x, 1)
+    + \mathbb E_{x, \beta} \operatorname{Var}_u \left[\log q(u \mid x, \beta) - \log p(u) - \beta\, \ell(u, x)\right]
 
-The particles are draws for few x at every temperature. Joint draws `(u, x)` are draws for as many x as wanted at
-`beta = 1`, and keep the network from remembering the few: fresh ones of the surrogate, and the real simulations, which
-anchor it to the simulator itself.
+The first two terms are maximum likelihood. The third, the log-variance divergence (Richter et al. 2020, arXiv
+2010.10436), uses that the target is known up to a constant: it vanishes, with its gradient, for the posterior itself,
+whatever the points are drawn from. They are the particles and, once the network knows a little, its own draws for any
+x: those need no walk, and so the network sees many more x than were walked for. A pseudo-Huber function in place of the
+square keeps single points from ruling.
 """
 
 from __future__ import annotations
 
-__all__ = ["DistillationOptions", "JointPairs", "Pairs", "ParticleBank", "distill"]
+__all__ = ["DistillationOptions", "distill"]
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from zuko.flows import Flow
 
 from .network import PosteriorNetwork
-from .tempered_density import ladder_weights
-from .tempering import TemperedParticles
-from .training import TrainOptions, fit_flow
+from .pairs import Groups, JointPairs, ParticleBank, Target
+from .soap import Soap
+from .training import Descent, held_out_loss
+
+_HELD_OUT = 0.02
+#: Nats by which the last state may be worse than an earlier one.
+_DIVERGED = 0.5
+#: Contexts that the network draws for at once.
+_PIECE = 8192
+#: How often a group of the network's own draws is used in a pass: to draw them costs more than to learn from them.
+_USES = 4
 
 
 @dataclass(frozen=True)
@@ -30,80 +43,33 @@ class DistillationOptions:
     """How the network is fitted.
 
     Arguments:
-        pairs: Training pairs `(u, x, beta)`.
-        joint_share: Share of them that are joint draws at beta = 1.
+        pairs: Pairs `(u, x, beta)` of particles and joint draws in a pass; each pass draws them anew.
+        epochs: Passes.
+        batch_size: Such pairs a step.
+        learning_rate: Peak of the schedule.
+        joint_share: Share of the pairs that are joint draws at beta = 1.
         real_share: Share that are real simulations, part of `joint_share`, at most.
-        training: Options of the fit.
+        group: Points of one x and temperature whose densities are compared.
+        own_share: Own draws of the network for each pair.
+        own_after: Share of the steps after which the network's own draws are used.
     """
 
     pairs: int = 140_000
-    joint_share: float = 0.3
-    real_share: float = 0.06
-    training: TrainOptions = field(
-        default_factory=lambda: TrainOptions(max_epochs=16, patience=16, batch_size=512, learning_rate=5e-3)
-    )
-
-
-class Pairs(Protocol):
-    """A source of training pairs and its share of them."""
-
-    @property
-    def share(self) -> float: ...
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`n` pairs `u` `(n, d)`, `z` `(n, k)`, `beta` `(n,)`."""
-        ...
-
-
-@dataclass(frozen=True)
-class JointPairs:
-    """Draws of `p(u, x)`: posterior draws at beta = 1.
-
-    Attributes:
-        u: `(n, d)`.
-        z: `(n, k)`.
-        weight: Importance weights towards `p(u, x)`, `(n,)`.
-        share: Share of the training pairs drawn from here.
-    """
-
-    u: Tensor
-    z: Tensor
-    weight: Tensor
-    share: float
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`n` pairs at beta = 1, each row as often as its weight says (systematic resampling)."""
-        cumulative = self.weight.double().cpu().cumsum(0)
-        position = (torch.arange(n) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
-        rows = torch.searchsorted(cumulative / cumulative[-1], position).clamp(max=len(self.u) - 1).to(self.u.device)
-        return self.u[rows], self.z[rows], torch.ones(n, device=self.u.device)
-
-
-@dataclass(frozen=True)
-class ParticleBank:
-    """Tempered particles of a set of x, and how much they count.
-
-    Attributes:
-        particles: Particles at the rungs of every x.
-        z: The scaled data of those x, `(n_x, k)`.
-        share: Share of the training pairs drawn from this bank.
-    """
-
-    particles: TemperedParticles
-    z: Tensor
-    share: float
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`n` pairs, temperatures log-uniform."""
-        device, p = self.z.device, self.particles
-        rows = torch.multinomial(ladder_weights(p), n, replacement=True, generator=generator).to(device)
-        columns = torch.randint(p.u.shape[1], (n,), generator=generator).to(device)
-        return p.u[rows, columns], self.z[p.index.to(device)[rows]], p.beta.to(device)[rows].float()
+    epochs: int = 12
+    batch_size: int = 512
+    learning_rate: float = 1e-2
+    joint_share: float = 0.5
+    real_share: float = 0.03
+    group: int = 8
+    own_share: float = 1.0
+    own_after: float = 0.2
 
 
 def distill(
     network: PosteriorNetwork,
-    sources: Sequence[Pairs],
+    banks: Sequence[ParticleBank],
+    joint: Sequence[JointPairs],
+    target: Target,
     options: DistillationOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -112,14 +78,152 @@ def distill(
 
     Arguments:
         network: The network, continued from where it stands.
-        sources: Where the training pairs come from, each in proportion to its share.
+        banks: Particles, each bank in proportion to its share.
+        joint: Joint draws likewise; none if beta = 1 is not in the range.
+        target: What the posteriors are.
         options: See `DistillationOptions`.
         generator: Source of randomness on the CPU.
         on_epoch: Called with epoch and held-out loss.
     """
-    total = sum(source.share for source in sources)
-    parts = [source.draw(round(source.share / total * options.pairs), generator) for source in sources]
-    u, data, beta = (torch.cat(column) for column in zip(*parts, strict=True))
-    held_out = (torch.rand(len(u), generator=generator) < 0.02).to(u.device)
-    context = network.context(data, beta)
-    return fit_flow(network.flow, u, context, held_out, options.training, generator, on_epoch)
+    lesson = _Lesson(network, banks, joint, target, options, generator)
+    descent = Descent(
+        network.flow,
+        Soap(network.flow.parameters(), options.learning_rate, weight_decay=1e-4),
+        options.epochs * lesson.steps,
+    )
+    scored = lesson.held_out()
+    best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
+    score = best
+    for epoch in range(options.epochs):
+        own = epoch + 1 > options.own_after * options.epochs
+        for loss in lesson.losses(descent.averaged if own else None):
+            descent.step(loss)
+        score = held_out_loss(descent.averaged, *scored)
+        if on_epoch is not None:
+            on_epoch(epoch, score)
+        if score < best:
+            best, kept = score, copy.deepcopy(descent.averaged.state_dict())
+    # The score is of the x of the particles alone, and blind to what is learned of others: it only tells of accidents.
+    if score > best + _DIVERGED:
+        score = best
+    else:
+        kept = descent.averaged.state_dict()
+    network.flow.load_state_dict(kept)
+    return score
+
+
+class _Lesson:
+    """The pairs of a pass, and the loss of each step."""
+
+    def __init__(
+        self,
+        network: PosteriorNetwork,
+        banks: Sequence[ParticleBank],
+        joint: Sequence[JointPairs],
+        target: Target,
+        options: DistillationOptions,
+        generator: torch.Generator,
+    ) -> None:
+        self.network, self.banks, self.target, self.generator = network, banks, target, generator
+        parts = [source.split(_HELD_OUT) for source in joint]
+        self.joint, self.joint_held_out = [first for first, _ in parts], [second for _, second in parts]
+        self.size = min(options.group, *(bank.particles.u.shape[1] - 1 for bank in banks))
+        self.joint_pairs = round(options.joint_share * options.batch_size) if joint else 0
+        self.groups = max(1, (options.batch_size - self.joint_pairs) // self.size)
+        self.own_groups = round(options.own_share * options.batch_size / self.size)
+        self.steps = max(1, options.pairs // options.batch_size)
+        self.pairs = options.pairs
+
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Pairs that are not learned from, `u` and context."""
+        n = max(100, round(_HELD_OUT * self.pairs))
+        share = self.groups * self.size / (self.groups * self.size + self.joint_pairs)
+        of_banks = [
+            bank.held_out(k, self.generator)
+            for bank, k in zip(self.banks, _counts(round(share * n), self.banks), strict=True)
+        ]
+        of_joint = [
+            (*source.draw(k, self.generator), torch.ones(k, device=source.u.device))
+            for source, k in zip(self.joint_held_out, _counts(round((1 - share) * n), self.joint), strict=True)
+        ]
+        u, z, beta = (torch.cat(column) for column in zip(*of_banks, *of_joint, strict=True))
+        return u, self.network.context(z, beta)
+
+    def losses(self, teacher: Flow | None) -> Iterator[Tensor]:
+        """The loss of every step of a pass; `teacher` gives the own draws, None for none."""
+        particles = self._particles(self.steps * self.groups, self.size)
+        particles = particles.take(self._shuffled(len(particles)))
+        u, z = self._joint(self.steps * self.joint_pairs)
+        own = None if teacher is None or not self.own_groups else self._own(teacher)
+        turns = None if own is None else torch.cat([self._shuffled(len(own)) for _ in range(_USES)])
+        for k in range(self.steps):
+            groups = [particles.take(torch.arange(k * self.groups, (k + 1) * self.groups, device=u.device))]
+            if own is not None and turns is not None:
+                groups.append(own.take(turns[k * self.own_groups : (k + 1) * self.own_groups]))
+            rows = slice(k * self.joint_pairs, (k + 1) * self.joint_pairs)
+            yield self._loss(groups, u[rows], z[rows])
+
+    def _loss(self, groups: Sequence[Groups], u: Tensor, z: Tensor) -> Tensor:
+        points = [g.u.flatten(0, 1) for g in groups]
+        data = [g.z.repeat_interleave(self.size, dim=0) for g in groups]
+        beta = [g.beta.repeat_interleave(self.size) for g in groups]
+        context = self.network.context(torch.cat([z, *data]), torch.cat([u.new_ones(len(u)), *beta]))
+        log_q = self.network.flow(context).log_prob(torch.cat([u, *points]))
+        # One pair that overflows must not undo the training.
+        drawn = log_q[: len(u) + len(points[0])]
+        loss: Tensor = -drawn[drawn.isfinite()].mean()
+        for group, part in zip(groups, log_q[len(u) :].split([len(p) for p in points]), strict=True):
+            loss = loss + _log_variance(part.unflatten(0, group.log_density.shape) - group.log_density)
+        return loss
+
+    def _particles(self, n: int, size: int) -> Groups:
+        counts = zip(self.banks, _counts(n, self.banks), strict=True)
+        return Groups.concatenate([bank.draw(k, size, self.target, self.generator) for bank, k in counts])
+
+    def _joint(self, n: int) -> tuple[Tensor, Tensor]:
+        if not n:
+            particles = self.banks[0].particles.u
+            return particles.new_zeros(0, particles.shape[-1]), self.banks[0].z[:0]
+        counts = zip(self.joint, _counts(n, self.joint), strict=True)
+        u, z = (torch.cat(part) for part in zip(*(source.draw(k, self.generator) for source, k in counts), strict=True))
+        order = self._shuffled(n)
+        return u[order], z[order]
+
+    @torch.no_grad()
+    def _own(self, teacher: Flow) -> Groups:
+        """Groups of one particle or joint draw, so that no mode is forgotten, and draws of the network."""
+        n = math.ceil(self.steps * self.own_groups / _USES)
+        of_joint = n * self.joint_pairs // (self.groups * self.size + self.joint_pairs)
+        particles = self._particles(n - of_joint, 1)
+        u, z = self._joint(of_joint)
+        low, high = (math.log(b) for b in self.network.beta_range)
+        beta = torch.exp(low + (high - low) * torch.rand(of_joint, generator=self.generator)).to(u.device)
+        anchor = torch.cat([particles.u[:, 0], u])
+        z, beta = torch.cat([particles.z, z]), torch.cat([particles.beta, beta])
+        copies = self.size - 1
+        context = self.network.context(z.repeat_interleave(copies, dim=0), beta.repeat_interleave(copies))
+        with torch.random.fork_rng(devices=[u.device] if u.is_cuda else []):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+            drawn = torch.cat([teacher(piece).sample() for piece in context.split(_PIECE)])
+        points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
+        usable = points.isfinite().all(dim=-1).all(dim=-1)
+        points, z, beta = points[usable], z[usable], beta[usable]
+        return Groups(points, z, beta, self.target(points, beta, self.target.log_likelihood(points, z)))
+
+    def _shuffled(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self.generator).to(self.banks[0].z.device)
+
+
+def _log_variance(difference: Tensor) -> Tensor:
+    """Pseudo-Huber variance of `log q - log p` `(n, g)` within groups, mean over them."""
+    difference = difference.where(difference.isfinite(), 0.0)
+    centered = difference - difference.mean(dim=1, keepdim=True)
+    size = difference.shape[1]
+    return ((1 + centered.square()).sqrt() - 1).mean() * size / (size - 1)
+
+
+def _counts(n: int, sources: Sequence[ParticleBank] | Sequence[JointPairs]) -> list[int]:
+    """`n` shared out by the shares of `sources`."""
+    ends = torch.tensor([0.0] + [source.share for source in sources], dtype=torch.float64).cumsum(0)
+    whole = (ends / ends[-1] * n).round().long() if len(sources) else ends.long()
+    return whole.diff().tolist()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 __all__ = ["MIN_SIMULATIONS", "Learner", "LearnerOptions"]
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,18 +20,19 @@ from torch.distributions import Distribution
 
 from simulators.errors import DataError, ObservationError, TemperatureError
 
-from .distillation import DistillationOptions, JointPairs, Pairs, ParticleBank, distill
+from .distillation import DistillationOptions, distill
 from .familiarity import Familiarity
 from .lattice import spread
 from .network import NetworkOptions, PosteriorNetwork
+from .pairs import JointPairs, ParticleBank, Target
 from .posterior import TemperedPosterior
 from .scaling import DataScaling
 from .simulations import Simulations
 from .surrogate import Surrogate, SurrogateOptions
 from .tempered_density import TemperedDensity
 from .tempering import TemperedParticles, TemperingOptions, temper
-from .training import TrainOptions, bounded_threads
-from .whitening import whiten
+from .training import bounded_threads
+from .whitening import log_normal, whiten
 
 #: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50
@@ -58,14 +60,12 @@ class LearnerOptions:
     surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
     tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=24, moves=6))
     focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
-    bank: int = 512
+    bank: int = 1024
     focus_share: float = 0.4
     network: NetworkOptions = field(default_factory=NetworkOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     distillation_update: DistillationOptions = field(
-        default_factory=lambda: DistillationOptions(
-            pairs=20_000, training=TrainOptions(max_epochs=4, patience=4, batch_size=512, learning_rate=2e-3)
-        )
+        default_factory=lambda: DistillationOptions(pairs=20_000, epochs=4, learning_rate=4e-3)
     )
     threads: int | None = None
     device: str = "cpu"
@@ -219,8 +219,10 @@ class Learner:
         with bounded_threads(self.options.threads):
             banks = self._banks(final)
             self.focus = banks[0]
-            sources: list[Pairs] = [*banks, *self._joint_pairs(options)]
-            return distill(self.network, sources, options, self.generator, _named("posterior", on_progress))
+            joint, on_epoch = self._joint_pairs(options), _named("posterior", on_progress)
+            with self._log_likelihood() as log_likelihood:
+                target = Target(self._log_prior_u, log_likelihood)
+                return distill(self.network, banks, joint, target, options, self.generator, on_epoch)
 
     def log_prior(self, theta: Tensor) -> Tensor:
         """`log p(theta)` of `theta` `(n, d)` in the support, `(n,)`."""
@@ -279,22 +281,9 @@ class Learner:
     def _temper(
         self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
     ) -> TemperedParticles:
-        surrogate, _ = self._fitted()
-        threads = self.options.threads or torch.get_num_threads()
-
-        @torch.no_grad()
-        def evaluate(u: Tensor, index: Tensor) -> Tensor:
-            with bounded_threads(1):
-                return surrogate.log_prob(u, z[index.to(z.device)][:, None, :])
-
-        def log_likelihood(u: Tensor, index: Tensor) -> Tensor:
-            # The networks are too small to gain from threads inside one operation.
-            parts = min(threads, len(u))
-            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), index.tensor_split(parts))))
-
-        with ThreadPoolExecutor(threads) as workers:
+        with self._log_likelihood() as log_likelihood:
             return temper(
-                log_likelihood,
+                lambda u, index: log_likelihood(u, z[index.to(z.device)]),
                 len(z),
                 self.whitening.dim,
                 beta_range or self.beta_range,
@@ -305,9 +294,31 @@ class Learner:
                 rungs=(1.0,),
             )
 
+    @contextlib.contextmanager
+    def _log_likelihood(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """`l(u, x)` of `u` `(n, g, d)` and `z` `(n, k)`, `(n, g)`, by the surrogate, on all threads."""
+        surrogate, _ = self._fitted()
+        threads = self.options.threads or torch.get_num_threads()
+
+        @torch.no_grad()
+        def evaluate(u: Tensor, z: Tensor) -> Tensor:
+            with bounded_threads(1):
+                return surrogate.log_prob(u, z[:, None, :])
+
+        def log_likelihood(u: Tensor, z: Tensor) -> Tensor:
+            # The networks are too small to gain from threads inside one operation.
+            parts = max(1, min(threads, len(u)))
+            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), z.tensor_split(parts))))
+
+        with ThreadPoolExecutor(threads) as workers:
+            yield log_likelihood
+
+    def _log_prior_u(self, u: Tensor) -> Tensor:
+        return log_normal(u) + self.whitening.log_prior_ratio(u)
+
     @torch.no_grad()
     def _joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
-        """Posterior draws at beta = 1, for shares beside banks that sum to one: real ones and fresh ones."""
+        """Posterior draws at beta = 1: fresh ones and real ones."""
         if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
             return []
         real = self._real_pairs(options)
@@ -316,8 +327,7 @@ class Learner:
         surrogate, _ = self._fitted()
         u, z = self._predicted(self._prior_u(round(share * options.pairs)))
         fresh = JointPairs(u, z, surrogate.validity.log_prob(u).exp(), share)
-        parts = [fresh] if real is None else [fresh, real]
-        return [replace(part, share=part.share / (1 - options.joint_share)) for part in parts]
+        return [fresh] if real is None else [fresh, real]
 
     def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
         """Simulations proposed from a known density, weighted to the prior."""

@@ -5,7 +5,7 @@ r"""Maximum-likelihood training of a conditional flow, with the data on the devi
 
 from __future__ import annotations
 
-__all__ = ["TrainOptions", "bounded_threads", "fit_flow"]
+__all__ = ["Descent", "TrainOptions", "bounded_threads", "fit_flow"]
 
 import contextlib
 import copy
@@ -20,6 +20,8 @@ from zuko.flows import Flow
 #: Nats that one held-out pair may cost: a single outlier must not decide when training stops.
 _WORST = 1e4
 _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
+#: Share of the old that the moving average of the weights keeps each step.
+_AVERAGING = 0.98
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,6 @@ class TrainOptions:
         batch_size: Pairs a step, fewer where there are few pairs.
         learning_rate: Peak of the schedule (warm-up, then cosine to zero over `max_epochs`).
         weight_decay: Decoupled weight decay of AdamW.
-        averaging: Share of the old that the moving average of the weights keeps each step; the average is what is
-            scored and returned, as good as a lower learning rate without its slowness (Polyak & Juditsky 1992).
     """
 
     max_epochs: int = 300
@@ -41,7 +41,6 @@ class TrainOptions:
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    averaging: float = 0.98
 
 
 @contextlib.contextmanager
@@ -54,6 +53,39 @@ def bounded_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class Descent:
+    """Steps of an optimizer down the losses of a flow: warm-up, then cosine to zero, gradients clipped.
+
+    Attributes:
+        averaged: The flow with a moving average of the weights: as good as a lower learning rate without its slowness
+            (Polyak & Juditsky 1992). This is what is scored and kept.
+
+    Arguments:
+        flow: The flow, changed in place.
+        optimizer: With the peak learning rate.
+        total: Number of steps that are planned.
+    """
+
+    def __init__(self, flow: Flow, optimizer: torch.optim.Optimizer, total: int) -> None:
+        self.flow, self.optimizer, self.steps = flow, optimizer, 0
+        warm_up = min(100, total // 10 + 1)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, warm_up))
+        self.averaged = copy.deepcopy(flow)
+        self._live, self._slow = list(flow.parameters()), list(self.averaged.parameters())
+
+    def step(self, loss: Tensor) -> None:
+        """One step; a loss whose gradient overflows is skipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not torch.nn.utils.clip_grad_norm_(self._live, 5.0).isfinite():
+            return
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(self._slow, self._live, 1 - min(_AVERAGING, self.steps / (self.steps + 9)))
 
 
 def fit_flow(
@@ -85,34 +117,23 @@ def fit_flow(
     # Few data make small batches worth their steps.
     batch = min(options.batch_size, max(_MIN_BATCH, n // _STEPS_PER_EPOCH), n)
     steps_per_epoch = max(1, n // batch)
-    total = options.max_epochs * steps_per_epoch
-    warm_up = min(100, total // 10 + 1)
     optimizer = torch.optim.AdamW(
         flow.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, warm_up))
-    averaged, steps = copy.deepcopy(flow), 0
-    live, slow = list(flow.parameters()), list(averaged.parameters())
+    descent = Descent(flow, optimizer, options.max_epochs * steps_per_epoch)
     best, best_state, waited = held_out_loss(flow, score_v, score_c), copy.deepcopy(flow.state_dict()), 0
     for epoch in range(options.max_epochs):
         order = torch.randperm(n, generator=generator).to(v.device)
         for k in range(steps_per_epoch):
             index = order[k * batch : (k + 1) * batch]
-            optimizer.zero_grad(set_to_none=True)
             log_p = flow(train_c[index]).log_prob(train_v[index])
             # One pair that overflows must not undo the training.
-            log_p[log_p.isfinite()].mean().neg().backward()
-            if torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0).isfinite():
-                optimizer.step()
-                schedule.step()
-                steps += 1
-                with torch.no_grad():
-                    torch._foreach_lerp_(slow, live, 1 - min(options.averaging, steps / (steps + 9)))
-        score = held_out_loss(averaged, score_v, score_c)
+            descent.step(-log_p[log_p.isfinite()].mean())
+        score = held_out_loss(descent.averaged, score_v, score_c)
         if on_epoch is not None:
             on_epoch(epoch, score)
         if score < best:
-            best, best_state, waited = score, copy.deepcopy(averaged.state_dict()), 0
+            best, best_state, waited = score, copy.deepcopy(descent.averaged.state_dict()), 0
         else:
             waited += 1
             if waited >= options.patience:

@@ -193,9 +193,9 @@ class LearnerConfig(_Model):
     bank: int = Field(512, ge=8)
     """Number of x on which the posterior network is distilled."""
     pairs: int = Field(140_000, ge=1000)
-    """Training pairs of the posterior network."""
+    """Training pairs of the posterior network in a pass; each pass draws them anew."""
     posterior_epochs: int = Field(8, ge=1)
-    """Passes over them."""
+    """Passes."""
     cpus: float = Field(1.0, ge=0)
     """CPU cores reserved for the trainer while simulations run."""
     gpus: float | None = Field(None, ge=0)

@@ -23,7 +23,6 @@ from learners.runtime import Runtime
 from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
 from learners.tempered_density import TemperedDensity
-from learners.training import TrainOptions
 from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
@@ -88,13 +87,10 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
         refine=dataclasses.replace(defaults.surrogate.refine, max_epochs=config.refine_epochs),
         update=dataclasses.replace(defaults.surrogate.update, max_epochs=config.update_epochs),
     )
-    training: TrainOptions = dataclasses.replace(
-        defaults.distillation.training, max_epochs=config.posterior_epochs, patience=config.posterior_epochs
-    )
     return LearnerOptions(
         surrogate=surrogate,
         bank=config.bank,
-        distillation=DistillationOptions(pairs=config.pairs, training=training),
+        distillation=DistillationOptions(pairs=config.pairs, epochs=config.posterior_epochs),
         threads=threads,
         device=device,
     )

@@ -37,7 +37,7 @@ def small() -> LearnerOptions:
         tempering=TemperingOptions(particles=64, moves=6),
         bank=128,
         network=NetworkOptions(hidden=(64,), transforms=1),
-        distillation=DistillationOptions(pairs=40_000, training=train(8, 512)),
+        distillation=DistillationOptions(pairs=40_000, epochs=8),
     )
 
 
@@ -51,8 +51,8 @@ def tiny() -> LearnerOptions:
         focus=TemperingOptions(particles=16, moves=2),
         bank=16,
         network=NetworkOptions(hidden=(8,), transforms=1, bins=4),
-        distillation=DistillationOptions(pairs=1000, training=once),
-        distillation_update=DistillationOptions(pairs=500, training=once),
+        distillation=DistillationOptions(pairs=1000, epochs=1, batch_size=256),
+        distillation_update=DistillationOptions(pairs=500, epochs=1, batch_size=256),
     )
 
 

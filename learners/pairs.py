@@ -1,0 +1,138 @@
+r"""What the network is taught: draws of tempered posteriors, alone or in groups of one x and one temperature.
+
+Particles are draws for few x at every temperature. Joint draws `(u, x)` are draws for as many x as wanted at
+`beta = 1`, and keep the network from remembering the few: fresh ones of the surrogate, and the real simulations, which
+anchor it to the simulator itself.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Groups", "JointPairs", "ParticleBank", "Target"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .tempered_density import ladder_weights
+from .tempering import TemperedParticles
+
+#: Nats below the best of its group at which a target is cut: how improbable the impossible is does not matter.
+_DEEPEST = 30.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """`p_beta(u | x)` up to a constant.
+
+    Attributes:
+        log_prior: `log p(u)` of whitened parameters `(*, d)`, `(*,)`.
+        log_likelihood: `l(u, x)` of `u` `(n, g, d)` and `z` `(n, k)`, `(n, g)`.
+    """
+
+    log_prior: Callable[[Tensor], Tensor]
+    log_likelihood: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, u: Tensor, beta: Tensor, log_likelihood: Tensor) -> Tensor:
+        """`log p(u) + beta l`, `(n, g)`, cut where a point is much worse than the best of its group."""
+        density = (self.log_prior(u) + beta[:, None] * log_likelihood).nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
+        return density.maximum(density.amax(dim=1, keepdim=True) - _DEEPEST).float()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Points of one x and one temperature each row.
+
+    Attributes:
+        u: `(n, g, d)`.
+        z: `(n, k)`.
+        beta: `(n,)`.
+        log_density: `log p_beta(u | x)` up to a constant of each row, `(n, g)`.
+    """
+
+    u: Tensor
+    z: Tensor
+    beta: Tensor
+    log_density: Tensor
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def take(self, rows: Tensor) -> Groups:
+        """The groups of `rows`."""
+        return Groups(self.u[rows], self.z[rows], self.beta[rows], self.log_density[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Groups]) -> Groups:
+        """One after another."""
+        columns = zip(*((p.u, p.z, p.beta, p.log_density) for p in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+
+@dataclass(frozen=True)
+class JointPairs:
+    """Draws of `p(u, x)`: posterior draws at beta = 1.
+
+    Attributes:
+        u: `(n, d)`.
+        z: `(n, k)`.
+        weight: Importance weights towards `p(u, x)`, `(n,)`.
+        share: Share of the joint pairs drawn from here.
+    """
+
+    u: Tensor
+    z: Tensor
+    weight: Tensor
+    share: float
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`n` pairs, each row as often as its weight says (systematic resampling), in any order."""
+        cumulative = self.weight.double().cpu().cumsum(0)
+        position = (
+            torch.randperm(n, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)
+        ) / n
+        rows = torch.searchsorted(cumulative / cumulative[-1], position).clamp(max=len(self.u) - 1).to(self.u.device)
+        return self.u[rows], self.z[rows]
+
+    def split(self, share: float) -> tuple[JointPairs, JointPairs]:
+        """All but the last `share` of the rows, and those."""
+        n = len(self.u) - int(share * len(self.u))
+        rows = (slice(0, n), slice(n, None) if n < len(self.u) else slice(0, n))
+        first, second = (JointPairs(self.u[r], self.z[r], self.weight[r], self.share) for r in rows)
+        return first, second
+
+
+@dataclass(frozen=True)
+class ParticleBank:
+    """Tempered particles of a set of x, and how much they count.
+
+    Attributes:
+        particles: Particles at the rungs of every x.
+        z: The scaled data of those x, `(n_x, k)`.
+        share: Share of the particles drawn from this bank.
+    """
+
+    particles: TemperedParticles
+    z: Tensor
+    share: float
+
+    def draw(self, n: int, size: int, target: Target, generator: torch.Generator) -> Groups:
+        """`n` groups of `size` different particles, the last of each rung excepted; temperatures log-uniform."""
+        p, rows = self.particles, self._rows(n, generator)
+        columns = torch.rand(n, p.u.shape[1] - 1, generator=generator).argsort(dim=1)[:, :size].to(p.u.device)
+        u = p.u[rows].gather(1, columns[..., None].expand(-1, -1, p.u.shape[-1]))
+        beta = p.beta.to(u.device)[rows].float()
+        return Groups(u, self._z(rows), beta, target(u, beta, p.log_likelihood[rows].gather(1, columns)))
+
+    def held_out(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """`n` pairs `u` `(n, d)`, `z` `(n, k)`, `beta` `(n,)` that `draw` never gives: the last of each rung."""
+        rows = self._rows(n, generator)
+        return self.particles.u[rows, -1], self._z(rows), self.particles.beta.to(self.z.device)[rows].float()
+
+    def _rows(self, n: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.multinomial(ladder_weights(self.particles), n, replacement=True, generator=generator)
+        return chosen.to(self.particles.u.device)
+
+    def _z(self, rows: Tensor) -> Tensor:
+        return self.z[self.particles.index.to(self.z.device)[rows]]
