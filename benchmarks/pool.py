@@ -91,7 +91,8 @@ class _Meter(threading.Thread):
         process = psutil.Process()
         while True:
             loop = time.clock_gettime(self._loop)
-            self.samples.append((time.time(), process.memory_info().rss / 2**20, time.process_time(), loop))
+            others = time.process_time() - time.thread_time()  # what this thread takes is not the driver's
+            self.samples.append((time.time(), process.memory_info().rss / 2**20, others, loop))
             time.sleep(0.1)
 
 
@@ -186,6 +187,8 @@ TARGETS = {
     ("sleeping_64", "median_gap_ms"): "<= 5",
     ("sleeping_64_alone", "loop_ms_per_simulation"): "<= 1",
     ("sleeping_64", "loop_ms_per_simulation"): "<= 1",
+    ("sleeping_64_alone", "process_ms_per_simulation"): "<= 1",
+    ("sleeping_64", "process_ms_per_simulation"): "<= 1",
     ("sleeping_2", "utilization"): ">= 0.95",
     ("sleeping_2", "first_simulation_s"): "<= 15",
     ("cheap", "simulations_per_s"): ">= 50,000",

@@ -37,7 +37,7 @@ _SILENCE_SECONDS = 60.0
 _WARM_SECONDS = 120.0
 #: Answers are gathered for this share of a task's length, and at most so many seconds: a turn of this program's loop
 #: and a call of Ray cost about as much for one answer as for ten, and slots have their next task at hand meanwhile.
-_GATHER_SHARE, _LONGEST_GATHER = 0.1, 0.1
+_GATHER_SHARE, _LONGEST_GATHER = 0.3, 0.3
 #: Delays of this program's loop against which tasks are kept at hand.
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.02, 0.5
 
