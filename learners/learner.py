@@ -22,6 +22,7 @@ from simulators.errors import DataError, ObservationError, TemperatureError
 
 from .distillation import DistillationOptions, distill
 from .familiarity import Familiarity
+from .known import KnownLikelihood, LogLikelihood
 from .lattice import spread
 from .network import NetworkOptions, PosteriorNetwork
 from .pairs import JointPairs, ParticleBank, Target
@@ -81,6 +82,7 @@ class Learner:
         options: See `LearnerOptions`.
         seed: Deterministic on the CPU.
         names: Names of the parameters.
+        log_likelihood: `log p(x | theta)`, or minus a loss, where it is known: then no surrogate is needed.
 
     Raises:
         PriorError: The prior cannot be used.
@@ -96,6 +98,7 @@ class Learner:
         options: LearnerOptions | None = None,
         seed: int = 0,
         names: Sequence[str] | None = None,
+        log_likelihood: LogLikelihood | None = None,
     ) -> None:
         low, high = (float(b) for b in beta_range)
         if not 0 < low <= high < float("inf"):
@@ -114,6 +117,7 @@ class Learner:
         self.held_out = torch.zeros(0, dtype=torch.bool)
         self.scaling: DataScaling | None = None
         self.surrogate: Surrogate | None = None
+        self.log_likelihood = log_likelihood
         self.network: PosteriorNetwork | None = None
         #: Tempered particles of the observation (of simulated x if there is none), as of the last fit_posterior.
         self.focus: ParticleBank | None = None
@@ -172,6 +176,8 @@ class Learner:
     def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
         """Fits the ensemble to all simulations so far; returns its held-out loss in nats.
 
+        Where the likelihood is known there is nothing to fit, and the loss is NaN.
+
         Arguments:
             final: Train to convergence; else a shorter update from where the ensemble stands.
             on_progress: Called with "surrogate" and the held-out loss after each epoch.
@@ -188,6 +194,8 @@ class Learner:
         assert self.data is not None
         u, _, valid = self._tensors()
         assert self.scaling is not None
+        if self.log_likelihood is not None:
+            return float("nan")
         z = spread(self.data.x[self.data.valid], self.scaling, self.generator).to(self.device)
         if self.surrogate is None:
             surrogate = Surrogate(self.whitening.dim, z.shape[1], self.options.surrogate, self.seed)
@@ -208,7 +216,7 @@ class Learner:
 
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
         """Distills the network from the current surrogate; returns its held-out loss in nats."""
-        _, scaling = self._fitted()
+        scaling = self._scaled()
         if self.network is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1)
@@ -233,7 +241,7 @@ class Learner:
 
         Slow, and anew for each `x` `(k,)` and beta, but free of the error of amortizing.
         """
-        _, scaling = self._fitted()
+        scaling = self._scaled()
         z = scaling(torch.atleast_2d(torch.as_tensor(x).double())).to(self.device)
         particles = self._temper(z, replace(self.options.focus, particles=n), (beta, beta))
         return self.whitening.to_theta(particles.u[-1].cpu()).float()
@@ -244,7 +252,7 @@ class Learner:
 
         Counts come spread over their cells (a 3 as a number between 2.5 and 3.5).
         """
-        surrogate, scaling = self._fitted()
+        surrogate, scaling = self._fitted(), self._scaled()
         u = self.whitening.to_u(theta).float().to(self.device)
         return scaling.inverse(surrogate.sample(u, self.generator).cpu())
 
@@ -260,20 +268,25 @@ class Learner:
 
     def _banks(self, final: bool) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
-        _, scaling = self._fitted()
+        scaling = self._scaled()
         size = self.options.bank if final else self.options.bank // 8
-        simulated = self._simulated_z(size // 2)
+        # Where the likelihood is known there is no surrogate to draw other x from.
+        simulated = self._simulated_z(size // 2 if self.log_likelihood is None else size)
         if self.x_o is None:
-            _, fresh = self._predicted(self._prior_u(size - len(simulated)))
-            z = torch.cat([simulated, fresh])
+            z = simulated
+            if self.log_likelihood is None:
+                _, fresh = self._predicted(self._prior_u(size - len(simulated)))
+                z = torch.cat([simulated, fresh])
             return [ParticleBank(self._temper(z, self.options.tempering), z, 1.0)]
         copies = max(1, (4 if final else 1) // len(self.x_o))
         z_o = scaling(self.x_o).to(self.device).repeat(copies, 1)
         focus = self._temper(z_o, self.options.focus)
-        density = TemperedDensity.from_particles(focus, 1000, self.generator)
-        u, _, _ = density.sample(size - len(simulated), self.generator)
-        _, fresh = self._predicted(u.to(self.device))
-        z = torch.cat([simulated, fresh])
+        z = simulated
+        if self.log_likelihood is None:
+            density = TemperedDensity.from_particles(focus, 1000, self.generator)
+            u, _, _ = density.sample(size - len(simulated), self.generator)
+            _, fresh = self._predicted(u.to(self.device))
+            z = torch.cat([simulated, fresh])
         share = self.options.focus_share
         around = self._temper(z, self.options.tempering)
         return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
@@ -296,14 +309,18 @@ class Learner:
 
     @contextlib.contextmanager
     def _log_likelihood(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """`l(u, x)` of `u` `(n, g, d)` and `z` `(n, k)`, `(n, g)`, by the surrogate, on all threads."""
-        surrogate, _ = self._fitted()
+        """`l(u, x)` of `u` `(n, g, d)` and `z` `(n, k)`, `(n, g)`, on all threads."""
+        source: Surrogate | KnownLikelihood
+        if self.log_likelihood is None:
+            source = self._fitted()
+        else:
+            source = KnownLikelihood(self.log_likelihood, self.whitening, self._scaled())
         threads = self.options.threads or torch.get_num_threads()
 
         @torch.no_grad()
         def evaluate(u: Tensor, z: Tensor) -> Tensor:
             with bounded_threads(1):
-                return surrogate.log_prob(u, z[:, None, :])
+                return source.log_prob(u, z[:, None, :])
 
         def log_likelihood(u: Tensor, z: Tensor) -> Tensor:
             # The networks are too small to gain from threads inside one operation.
@@ -323,8 +340,10 @@ class Learner:
             return []
         real = self._real_pairs(options)
         real_share = 0.0 if real is None else real.share
+        if self.log_likelihood is not None:
+            return [] if real is None else [real]
         share = options.joint_share - real_share
-        surrogate, _ = self._fitted()
+        surrogate = self._fitted()
         u, z = self._predicted(self._prior_u(round(share * options.pairs)))
         fresh = JointPairs(u, z, surrogate.validity.log_prob(u).exp(), share)
         return [fresh] if real is None else [fresh, real]
@@ -351,7 +370,7 @@ class Learner:
 
         The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
         """
-        surrogate, _ = self._fitted()
+        surrogate = self._fitted()
         _, simulated, _ = self._tensors()
         z = surrogate.sample(u, self.generator)
         low, high = simulated.amin(dim=0), simulated.amax(dim=0)
@@ -380,9 +399,13 @@ class Learner:
         u = self.whitening.to_u(self.data.theta).float().to(self.device)
         return u, self.scaling(self.data.x[valid]).to(self.device), valid.to(self.device)
 
-    def _fitted(self) -> tuple[Surrogate, DataScaling]:
-        assert self.surrogate is not None and self.scaling is not None, "fit_surrogate comes first"
-        return self.surrogate, self.scaling
+    def _fitted(self) -> Surrogate:
+        assert self.surrogate is not None, "fit_surrogate comes first, and needs an unknown likelihood"
+        return self.surrogate
+
+    def _scaled(self) -> DataScaling:
+        assert self.scaling is not None, "fit_surrogate comes first"
+        return self.scaling
 
 
 def _named(phase: str, on_progress: OnProgress | None) -> Callable[[int, float], None] | None:

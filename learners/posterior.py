@@ -30,6 +30,7 @@ from .whitening import Whitening
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
+    from .known import LogLikelihood
     from .learner import LearnerOptions
 
 #: Below this p-value an observation is called far from everything simulated.
@@ -93,6 +94,7 @@ class TemperedPosterior:
         beta_range: tuple[float, float] = (0.1, 2.0),
         options: LearnerOptions | None = None,
         seed: int = 0,
+        log_likelihood: LogLikelihood | None = None,
     ) -> TemperedPosterior:
         """Trains on simulations that exist already, drawn from the prior.
 
@@ -103,13 +105,15 @@ class TemperedPosterior:
             beta_range: Lowest and highest temperature.
             options: Sizes and training options.
             seed: Deterministic on the CPU.
+            log_likelihood: `log p(x | theta)` of `theta` `(n, d)` and `x` `(n, k)`, row by row, `(n,)`, where it is
+                known; or minus a loss, for a generalized posterior. The simulations then only say which x there are.
 
         Raises:
             PriorError, DataError, TemperatureError: With the remedy.
         """
         from .learner import Learner
 
-        learner = Learner(prior, beta_range, options=options, seed=seed)
+        learner = Learner(prior, beta_range, options=options, seed=seed, log_likelihood=log_likelihood)
         learner.add_prior_draws(torch.as_tensor(theta), torch.as_tensor(x))
         learner.fit_surrogate()
         learner.fit_posterior()

@@ -27,7 +27,8 @@ class LinearGaussian:
         return theta, theta @ self.matrix.T + self.noise * torch.randn(n, 2, generator=generator)
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        return torch.distributions.Normal(theta @ self.matrix.T, self.noise).log_prob(x).sum(dim=-1)
+        mean = theta @ self.matrix.T.to(theta)
+        return torch.distributions.Normal(mean, self.noise.to(theta)).log_prob(x).sum(dim=-1)
 
     def posterior(self, x: Tensor, beta: float) -> MultivariateNormal:
         """`p_beta(theta | x)`."""

@@ -1,0 +1,61 @@
+"""A likelihood that is known takes the place of the surrogate."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from problems import LinearGaussian
+from torch import Tensor
+
+from learners import LearnerOptions, TemperedPosterior
+from learners.known import KnownLikelihood
+from learners.scaling import DataScaling
+from learners.whitening import whiten
+from simulators.errors import DataError
+
+
+def test_the_posterior_is_that_of_the_function(linear_gaussian: LinearGaussian, small: LearnerOptions) -> None:
+    theta, x = linear_gaussian.draw(5000, seed=1)
+    posterior = TemperedPosterior.fit(
+        theta, x, linear_gaussian.prior, (0.2, 2.0), small, log_likelihood=linear_gaussian.log_likelihood
+    )
+    for beta in (0.2, 1.0, 2.0):
+        for x_o in (torch.tensor([1.0, -0.5]), torch.tensor([-2.0, 1.5])):
+            exact = linear_gaussian.posterior(x_o, beta)
+            draws = posterior.sample((4000,), x=x_o, beta=beta, seed=0)
+            deviation = exact.covariance_matrix.diagonal().sqrt()
+            assert ((draws.mean(dim=0) - exact.mean).abs() < 0.2 * deviation).all()
+            torch.testing.assert_close(draws.std(dim=0), deviation, rtol=0.12, atol=0.0)
+
+
+def test_a_loss_gives_the_generalized_posterior(linear_gaussian: LinearGaussian, small: LearnerOptions) -> None:
+    """Half the squared error at beta is a Gaussian likelihood of unit noise."""
+    unit = dataclasses.replace(linear_gaussian, noise=torch.ones(2))
+    theta, x = linear_gaussian.draw(5000, seed=1)
+
+    def minus_loss(theta: Tensor, x: Tensor) -> Tensor:
+        return -0.5 * (x - theta @ linear_gaussian.matrix.double().T).square().sum(dim=-1)
+
+    posterior = TemperedPosterior.fit(theta, x, unit.prior, (0.2, 2.0), small, log_likelihood=minus_loss)
+    x_o = torch.tensor([1.0, -0.5])
+    exact = unit.posterior(x_o, 0.5)
+    draws = posterior.sample((4000,), x=x_o, beta=0.5, seed=0)
+    torch.testing.assert_close(draws.std(dim=0), exact.covariance_matrix.diagonal().sqrt(), rtol=0.12, atol=0.0)
+
+
+def test_it_is_the_function_of_theta_and_x(linear_gaussian: LinearGaussian) -> None:
+    theta, x = linear_gaussian.draw(40, seed=2)
+    whitening, scaling = whiten(linear_gaussian.prior), DataScaling.fit(x)
+    known = KnownLikelihood(lambda t, y: (t * y).sum(dim=-1), whitening, scaling)
+    u, z = whitening.to_u(theta).float(), scaling(x)
+    table = known.log_prob(u[:, None], z[None])
+    assert table.shape == (40, 40)
+    torch.testing.assert_close(table, theta @ x.T, atol=1e-3, rtol=1e-4)
+
+
+def test_a_function_of_another_shape_is_refused(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
+    theta, x = linear_gaussian.draw(100, seed=1)
+    with pytest.raises(DataError, match=r"log_likelihood: expected \d+ numbers .* got shape \(\d+, 2\)"):
+        TemperedPosterior.fit(theta, x, linear_gaussian.prior, options=tiny, log_likelihood=lambda t, y: t + y)
