@@ -24,7 +24,7 @@ import torch
 
 from learners import TemperedPosterior
 from learners.distillation import DistillationOptions
-from learners.learner import LearnerOptions
+from learners.options import LearnerOptions
 from learners.surrogate import SurrogateOptions
 from learners.training import TrainOptions, bounded_threads
 from orchestrator.checking import check

@@ -19,14 +19,15 @@ if not getattr(simulators, "TEMPERFLOW", False):
     )
 
 if TYPE_CHECKING:
-    from .learner import Learner, LearnerOptions
+    from .learner import Learner
+    from .options import LearnerOptions
     from .posterior import TemperedPosterior
     from .simulations import Simulations
     from .whitening import whiten
 
 _HOME = {
     "Learner": ".learner",
-    "LearnerOptions": ".learner",
+    "LearnerOptions": ".options",
     "Simulations": ".simulations",
     "TemperedPosterior": ".posterior",
     "whiten": ".whitening",

@@ -6,12 +6,10 @@ network. Each continues from where it stood when more simulations arrive.
 
 from __future__ import annotations
 
-__all__ = ["MIN_SIMULATIONS", "Learner", "LearnerOptions"]
+__all__ = ["MIN_SIMULATIONS", "Learner"]
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,56 +18,25 @@ from torch.distributions import Distribution
 
 from simulators.errors import DataError, ObservationError, TemperatureError
 
-from .distillation import DistillationOptions, distill
+from .distillation import distill
 from .familiarity import Familiarity
 from .known import KnownLikelihood, LogLikelihood
 from .lattice import spread
-from .network import NetworkOptions, PosteriorNetwork
-from .pairs import JointPairs, ParticleBank, Target
+from .network import PosteriorNetwork
+from .options import LearnerOptions
+from .pairs import ParticleBank
 from .posterior import TemperedPosterior
 from .scaling import DataScaling
 from .simulations import Simulations
-from .surrogate import Surrogate, SurrogateOptions
-from .tempered_density import TemperedDensity
-from .tempering import TemperedParticles, TemperingOptions, temper
+from .surrogate import Surrogate
+from .teaching import Teaching
 from .training import bounded_threads
-from .whitening import log_normal, whiten
+from .whitening import whiten
 
 #: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50
 
 OnProgress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class LearnerOptions:
-    """Sizes and training options of the three steps.
-
-    Arguments:
-        surrogate: The ensemble.
-        tempering: The walk for each x of the bank.
-        focus: The walk for the observation of a targeted campaign.
-        bank: Number of x on which the network is distilled.
-        focus_share: Share of the tempered training pairs that belong to the observation itself.
-        network: The amortized network.
-        distillation: Its final training.
-        distillation_update: Its training while simulations still come.
-        threads: CPU threads of torch, or None for its own choice.
-        device: Where to train.
-    """
-
-    surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
-    tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=24, moves=6))
-    focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
-    bank: int = 1024
-    focus_share: float = 0.4
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    distillation: DistillationOptions = field(default_factory=DistillationOptions)
-    distillation_update: DistillationOptions = field(
-        default_factory=lambda: DistillationOptions(pairs=20_000, epochs=4, learning_rate=4e-3)
-    )
-    threads: int | None = None
-    device: str = "cpu"
 
 
 class Learner:
@@ -225,11 +192,11 @@ class Learner:
                 ).to(self.device)
         options = self.options.distillation if final else self.options.distillation_update
         with bounded_threads(self.options.threads):
-            banks = self._banks(final)
+            teaching = self._teaching()
+            banks = teaching.banks(final)
             self.focus = banks[0]
-            joint, on_epoch = self._joint_pairs(options), _named("posterior", on_progress)
-            with self._log_likelihood() as log_likelihood:
-                target = Target(self._log_prior_u, log_likelihood)
+            joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)
+            with teaching.target() as target:
                 return distill(self.network, banks, joint, target, options, self.generator, on_epoch)
 
     def log_prior(self, theta: Tensor) -> Tensor:
@@ -241,9 +208,8 @@ class Learner:
 
         Slow, and anew for each `x` `(k,)` and beta, but free of the error of amortizing.
         """
-        scaling = self._scaled()
-        z = scaling(torch.atleast_2d(torch.as_tensor(x).double())).to(self.device)
-        particles = self._temper(z, replace(self.options.focus, particles=n), (beta, beta))
+        z = self._scaled()(torch.atleast_2d(torch.as_tensor(x).double())).to(self.device)
+        particles = self._teaching().temper(z, replace(self.options.focus, particles=n), (beta, beta))
         return self.whitening.to_theta(particles.u[-1].cpu()).float()
 
     @torch.no_grad()
@@ -266,129 +232,28 @@ class Learner:
         default_x = self.x_o[0] if self.x_o is not None and len(self.x_o) == 1 else None
         return TemperedPosterior(network, self.whitening, self.scaling, familiarity, self.names, default_x, metadata)
 
-    def _banks(self, final: bool) -> list[ParticleBank]:
-        """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
-        scaling = self._scaled()
-        size = self.options.bank if final else self.options.bank // 8
-        # Where the likelihood is known there is no surrogate to draw other x from.
-        simulated = self._simulated_z(size // 2 if self.log_likelihood is None else size)
-        if self.x_o is None:
-            z = simulated
-            if self.log_likelihood is None:
-                _, fresh = self._predicted(self._prior_u(size - len(simulated)))
-                z = torch.cat([simulated, fresh])
-            return [ParticleBank(self._temper(z, self.options.tempering), z, 1.0)]
-        copies = max(1, (4 if final else 1) // len(self.x_o))
-        z_o = scaling(self.x_o).to(self.device).repeat(copies, 1)
-        focus = self._temper(z_o, self.options.focus)
-        z = simulated
-        if self.log_likelihood is None:
-            density = TemperedDensity.from_particles(focus, 1000, self.generator)
-            u, _, _ = density.sample(size - len(simulated), self.generator)
-            _, fresh = self._predicted(u.to(self.device))
-            z = torch.cat([simulated, fresh])
-        share = self.options.focus_share
-        around = self._temper(z, self.options.tempering)
-        return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
-
-    def _temper(
-        self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
-    ) -> TemperedParticles:
-        with self._log_likelihood() as log_likelihood:
-            return temper(
-                lambda u, index: log_likelihood(u, z[index.to(z.device)]),
-                len(z),
-                self.whitening.dim,
-                beta_range or self.beta_range,
-                options,
-                self.generator,
-                self.whitening.log_prior_ratio,
-                self.device,
-                rungs=(1.0,),
-            )
-
-    @contextlib.contextmanager
-    def _log_likelihood(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """`l(u, x)` of `u` `(n, g, d)` and `z` `(n, k)`, `(n, g)`, on all threads."""
+    def _teaching(self) -> Teaching:
+        assert self.data is not None
+        scaling, valid = self._scaled(), self.data.valid
+        u, z, on_device = self._tensors()
         source: Surrogate | KnownLikelihood
         if self.log_likelihood is None:
             source = self._fitted()
         else:
-            source = KnownLikelihood(self.log_likelihood, self.whitening, self._scaled())
-        threads = self.options.threads or torch.get_num_threads()
-
-        @torch.no_grad()
-        def evaluate(u: Tensor, z: Tensor) -> Tensor:
-            with bounded_threads(1):
-                return source.log_prob(u, z[:, None, :])
-
-        def log_likelihood(u: Tensor, z: Tensor) -> Tensor:
-            # The networks are too small to gain from threads inside one operation.
-            parts = max(1, min(threads, len(u)))
-            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), z.tensor_split(parts))))
-
-        with ThreadPoolExecutor(threads) as workers:
-            yield log_likelihood
-
-    def _log_prior_u(self, u: Tensor) -> Tensor:
-        return log_normal(u) + self.whitening.log_prior_ratio(u)
-
-    @torch.no_grad()
-    def _joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
-        """Posterior draws at beta = 1: fresh ones and real ones."""
-        if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
-            return []
-        real = self._real_pairs(options)
-        real_share = 0.0 if real is None else real.share
-        if self.log_likelihood is not None:
-            return [] if real is None else [real]
-        share = options.joint_share - real_share
-        surrogate = self._fitted()
-        u, z = self._predicted(self._prior_u(round(share * options.pairs)))
-        fresh = JointPairs(u, z, surrogate.validity.log_prob(u).exp(), share)
-        return [fresh] if real is None else [fresh, real]
-
-    def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
-        """Simulations proposed from a known density, weighted to the prior."""
-        assert self.data is not None
-        u, z, valid = self._tensors()
-        log_weight = (self.log_prior(self.data.theta) - self.data.log_proposal)[self.data.valid]
-        known = log_weight.isfinite() & ~self.held_out[self.data.valid]
-        if not known.any():
-            return None
-        # Truncated importance weights (Ionides 2008): a few huge ones must not own the pairs.
-        weight = log_weight[known].exp()
-        weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
-        # Repeating few real pairs many times would only teach the network to remember them.
-        share = min(options.real_share, options.joint_share, 20 * len(weight) / options.pairs)
-        rows = known.to(self.device)
-        return JointPairs(u[valid][rows], z[rows], weight.float(), share)
-
-    @torch.no_grad()
-    def _predicted(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`u` with one draw `z` of the surrogate each, without draws beyond twice the range of the simulations.
-
-        The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
-        """
-        surrogate = self._fitted()
-        _, simulated, _ = self._tensors()
-        z = surrogate.sample(u, self.generator)
-        low, high = simulated.amin(dim=0), simulated.amax(dim=0)
-        reach = (high - low) / 2
-        # Constants are learned as if they were spread over a cell of some width.
-        kept = ((z >= low - reach) & (z <= high + reach) | (reach == 0)).all(dim=-1)
-        return u[kept], z[kept]
-
-    def _prior_u(self, n: int) -> Tensor:
-        """Whitened draws of the prior, `(n, d)`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-            theta = self.prior.sample(torch.Size([n]))
-        return self.whitening.to_u(theta).float().to(self.device)
-
-    def _simulated_z(self, n: int) -> Tensor:
-        _, z, _ = self._tensors()
-        return z[torch.randperm(len(z), generator=self.generator)[:n].to(self.device)]
+            source = KnownLikelihood(self.log_likelihood, self.whitening, scaling)
+        log_weight = (self.log_prior(self.data.theta) - self.data.log_proposal)[valid]
+        return Teaching(
+            self.prior,
+            self.whitening,
+            source,
+            u[on_device],
+            z,
+            log_weight.where(~self.held_out[valid], float("nan")),
+            None if self.x_o is None else scaling(self.x_o).to(self.device),
+            self.beta_range,
+            self.options,
+            self.generator,
+        )
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """`u` of all simulations, `z` of the valid ones, and which are valid, on the device."""

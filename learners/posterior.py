@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.distributions import Distribution
 
     from .known import LogLikelihood
-    from .learner import LearnerOptions
+    from .options import LearnerOptions
 
 #: Below this p-value an observation is called far from everything simulated.
 _FAR = 0.005

@@ -17,7 +17,8 @@ from torch.distributions import Distribution
 
 from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
-from learners.learner import Learner, LearnerOptions
+from learners.learner import Learner
+from learners.options import LearnerOptions
 from learners.posterior import TemperedPosterior
 from learners.runtime import Runtime
 from learners.simulations import Simulations

@@ -1,0 +1,43 @@
+"""Sizes and training options of the learner."""
+
+from __future__ import annotations
+
+__all__ = ["LearnerOptions"]
+
+from dataclasses import dataclass, field
+
+from .distillation import DistillationOptions
+from .network import NetworkOptions
+from .surrogate import SurrogateOptions
+from .tempering import TemperingOptions
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """Sizes and training options of the three steps.
+
+    Arguments:
+        surrogate: The ensemble.
+        tempering: The walk for each x of the bank.
+        focus: The walk for the observation of a targeted campaign.
+        bank: Number of x on which the network is distilled.
+        focus_share: Share of the tempered training pairs that belong to the observation itself.
+        network: The amortized network.
+        distillation: Its final training.
+        distillation_update: Its training while simulations still come.
+        threads: CPU threads of torch, or None for its own choice.
+        device: Where to train.
+    """
+
+    surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
+    tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=24, moves=6))
+    focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
+    bank: int = 1024
+    focus_share: float = 0.4
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
+    distillation_update: DistillationOptions = field(
+        default_factory=lambda: DistillationOptions(pairs=20_000, epochs=4, learning_rate=4e-3)
+    )
+    threads: int | None = None
+    device: str = "cpu"

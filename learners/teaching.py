@@ -1,0 +1,161 @@
+"""What the network learns from: tempered particles of the x that matter, and joint draws of theta and x."""
+
+from __future__ import annotations
+
+__all__ = ["Teaching"]
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .distillation import DistillationOptions
+from .known import KnownLikelihood
+from .options import LearnerOptions
+from .pairs import JointPairs, ParticleBank, Target
+from .surrogate import Surrogate
+from .tempered_density import TemperedDensity
+from .tempering import TemperedParticles, TemperingOptions, temper
+from .training import bounded_threads
+from .whitening import Whitening, log_normal
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """See the module. Where the likelihood is known there is no surrogate to draw x from: the simulated ones serve.
+
+    Attributes:
+        prior, whitening: `p(theta)` and its whitening.
+        source: Where the likelihood comes from.
+        u: Whitened parameters of the valid simulations, `(n, d)`.
+        z: Their scaled data, `(n, k)`.
+        log_weight: `log p(theta) - log g(theta)` of each, not finite for those that may not be learned from, `(n,)`.
+        z_o: Scaled observations `(m, k)` of a targeted campaign, or None.
+        beta_range: Lowest and highest temperature.
+        options: Sizes.
+        generator: Source of randomness on the CPU.
+    """
+
+    prior: Distribution
+    whitening: Whitening
+    source: Surrogate | KnownLikelihood
+    u: Tensor
+    z: Tensor
+    log_weight: Tensor
+    z_o: Tensor | None
+    beta_range: tuple[float, float]
+    options: LearnerOptions
+    generator: torch.Generator
+
+    def banks(self, final: bool) -> list[ParticleBank]:
+        """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
+        size = self.options.bank if final else self.options.bank // 8
+        known = isinstance(self.source, KnownLikelihood)
+        rows = torch.randperm(len(self.z), generator=self.generator)[: size if known else size // 2]
+        simulated = self.z[rows.to(self.z.device)]
+        if self.z_o is None:
+            z = self._joined(simulated, size, self._prior_u)
+            return [ParticleBank(self.temper(z, self.options.tempering), z, 1.0)]
+        copies = max(1, (4 if final else 1) // len(self.z_o))
+        z_o = self.z_o.repeat(copies, 1)
+        focus = self.temper(z_o, self.options.focus)
+
+        def like_observed(n: int) -> Tensor:
+            density = TemperedDensity.from_particles(focus, 1000, self.generator)
+            return density.sample(n, self.generator)[0].to(self.z.device)
+
+        z = self._joined(simulated, size, like_observed)
+        share = self.options.focus_share
+        around = self.temper(z, self.options.tempering)
+        return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
+
+    def temper(
+        self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
+    ) -> TemperedParticles:
+        """Particles for data `z` `(m, k)` at temperatures of `beta_range`, that of training if not given."""
+        with self.target() as target:
+            return temper(
+                lambda u, index: target.log_likelihood(u, z[index.to(z.device)]),
+                len(z),
+                self.whitening.dim,
+                beta_range or self.beta_range,
+                options,
+                self.generator,
+                self.whitening.log_prior_ratio,
+                z.device,
+                rungs=(1.0,),
+            )
+
+    @contextlib.contextmanager
+    def target(self) -> Iterator[Target]:
+        """The posteriors up to a constant; the likelihood is evaluated on all threads."""
+        threads = self.options.threads or torch.get_num_threads()
+
+        @torch.no_grad()
+        def evaluate(u: Tensor, z: Tensor) -> Tensor:
+            with bounded_threads(1):
+                return self.source.log_prob(u, z[:, None, :])
+
+        def log_likelihood(u: Tensor, z: Tensor) -> Tensor:
+            # The networks are too small to gain from threads inside one operation.
+            parts = max(1, min(threads, len(u)))
+            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), z.tensor_split(parts))))
+
+        with ThreadPoolExecutor(threads) as workers:
+            yield Target(lambda u: log_normal(u) + self.whitening.log_prior_ratio(u), log_likelihood)
+
+    @torch.no_grad()
+    def joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
+        """Posterior draws at beta = 1: fresh ones and real ones."""
+        if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
+            return []
+        real = self._real_pairs(options)
+        if isinstance(self.source, KnownLikelihood):
+            return [] if real is None else [real]
+        share = options.joint_share - (0.0 if real is None else real.share)
+        u, z = self._predicted(self.source, self._prior_u(round(share * options.pairs)))
+        fresh = JointPairs(u, z, self.source.validity.log_prob(u).exp(), share)
+        return [fresh] if real is None else [fresh, real]
+
+    def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
+        """Simulations proposed from a known density, weighted to the prior."""
+        known = self.log_weight.isfinite()
+        if not known.any():
+            return None
+        # Truncated importance weights (Ionides 2008): a few huge ones must not own the pairs.
+        weight = self.log_weight[known].exp()
+        weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
+        # Repeating few real pairs many times would only teach the network to remember them.
+        share = min(options.real_share, options.joint_share, 20 * len(weight) / options.pairs)
+        rows = known.to(self.z.device)
+        return JointPairs(self.u[rows], self.z[rows], weight.float(), share)
+
+    def _joined(self, simulated: Tensor, size: int, fresh_u: Callable[[int], Tensor]) -> Tensor:
+        """`simulated`, and draws of the surrogate up to `size` in all."""
+        if isinstance(self.source, KnownLikelihood):
+            return simulated
+        return torch.cat([simulated, self._predicted(self.source, fresh_u(size - len(simulated)))[1]])
+
+    @torch.no_grad()
+    def _predicted(self, surrogate: Surrogate, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`u` with one draw `z` of the surrogate each, without draws beyond twice the range of the simulations.
+
+        The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
+        """
+        z = surrogate.sample(u, self.generator)
+        low, high = self.z.amin(dim=0), self.z.amax(dim=0)
+        reach = (high - low) / 2
+        # Constants are learned as if they were spread over a cell of some width.
+        kept = ((z >= low - reach) & (z <= high + reach) | (reach == 0)).all(dim=-1)
+        return u[kept], z[kept]
+
+    def _prior_u(self, n: int) -> Tensor:
+        """Whitened draws of the prior, `(n, d)`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+            theta = self.prior.sample(torch.Size([n]))
+        return self.whitening.to_u(theta).float().to(self.z.device)
