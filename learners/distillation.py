@@ -157,7 +157,7 @@ class _Lesson:
         own = None if teacher is None or not self.own_groups else self._own(teacher)
         turns = None if own is None else torch.cat([self._shuffled(len(own)) for _ in range(_USES)])
         for k in range(self.steps):
-            groups = [particles.take(torch.arange(k * self.groups, (k + 1) * self.groups, device=u.device))]
+            groups = [particles.take(slice(k * self.groups, (k + 1) * self.groups))]
             if own is not None and turns is not None:
                 groups.append(own.take(turns[k * self.own_groups : (k + 1) * self.own_groups]))
             rows = slice(k * self.joint_pairs, (k + 1) * self.joint_pairs)
@@ -206,8 +206,8 @@ class _Lesson:
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
             drawn = torch.cat([teacher(piece).sample() for piece in context.split(_PIECE)])
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
-        usable = points.isfinite().all(dim=-1).all(dim=-1)
-        points, z, beta = points[usable], z[usable], beta[usable]
+        # A draw that overflowed says nothing; its group goes on with one point fewer.
+        points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])
         return Groups(points, z, beta, self.target(points, beta, self.target.log_likelihood(points, z)))
 
     def _shuffled(self, n: int) -> Tensor:

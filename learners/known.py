@@ -20,7 +20,7 @@ from simulators.errors import DataError
 from .scaling import DataScaling
 from .whitening import Whitening
 
-#: `theta` `(n, d)` and `x` `(n, k)`, row by row -> `(n,)`; -inf where x is impossible.
+#: `theta` `(n, d)` and `x` `(n, k)`, row by row -> `(n,)`; -inf where x is impossible. Called from several threads.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -59,7 +59,7 @@ class Groups:
     def __len__(self) -> int:
         return len(self.u)
 
-    def take(self, rows: Tensor) -> Groups:
+    def take(self, rows: Tensor | slice) -> Groups:
         """The groups of `rows`."""
         return Groups(self.u[rows], self.z[rows], self.beta[rows], self.log_density[rows])
 
@@ -96,7 +96,7 @@ class JointPairs:
         return self.u[rows], self.z[rows]
 
     def split(self, share: float) -> tuple[JointPairs, JointPairs]:
-        """All but the last `share` of the rows, and those."""
+        """All but the last `share` of the rows, and those; of fewer than one, all rows twice."""
         n = len(self.u) - int(share * len(self.u))
         rows = (slice(0, n), slice(n, None) if n < len(self.u) else slice(0, n))
         first, second = (JointPairs(self.u[r], self.z[r], self.weight[r], self.share) for r in rows)

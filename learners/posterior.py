@@ -107,6 +107,7 @@ class TemperedPosterior:
             seed: Deterministic on the CPU.
             log_likelihood: `log p(x | theta)` of `theta` `(n, d)` and `x` `(n, k)`, row by row, `(n,)`, where it is
                 known; or minus a loss, for a generalized posterior. The simulations then only say which x there are.
+                It is called from several threads.
 
         Raises:
             PriorError, DataError, TemperatureError: With the remedy.

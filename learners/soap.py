@@ -6,8 +6,8 @@ For a weight matrix with gradient `G` the moving averages `L` of `G G^T` and `R`
 .. math:: W \leftarrow W - \eta\, Q_L \frac{Q_L^T M Q_R}{\sqrt V + \epsilon} Q_R^T,
     \quad V \leftarrow b V + (1 - b) (Q_L^T G Q_R)^2
 
-A step costs a quarter more than Adam's for networks of our size, and a flow of plentiful pairs needs a third of the
-steps. Of few pairs it overfits sooner: the surrogate keeps Adam (`benchmarks/RESULTS.md`).
+A step costs a quarter more than Adam's for networks of our size, and of plentiful pairs a flow learns more in half of
+the steps. Of few pairs it overfits sooner: the surrogate keeps Adam (`benchmarks/RESULTS.md`).
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class LearnerConfig(_Model):
     pairs: int = Field(140_000, ge=1000)
     """Training pairs of the posterior network in a pass; each pass draws them anew."""
     posterior_epochs: int = Field(8, ge=1)
-    """Passes."""
+    """Number of such passes."""
     cpus: float = Field(1.0, ge=0)
     """CPU cores reserved for the trainer while simulations run."""
     gpus: float | None = Field(None, ge=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.distillation import DistillationOptions, distill
+from learners.distillation import DistillationOptions, _Lesson, distill
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.pairs import Groups, JointPairs, ParticleBank, Target
 from learners.tempering import TemperingOptions, temper
@@ -123,6 +123,25 @@ def test_own_draws_help_where_no_particle_is() -> None:
             gaps.append(abs(draws.mean().item() - mean) / deviation + abs(draws.std().item() / deviation - 1))
         errors[own] = sum(gaps)
     assert errors[1.0] < 0.5 * errors[0.0]
+
+
+def test_own_draws_that_overflow_leave_the_rest_of_their_group() -> None:
+    class Half:
+        """A teacher, every second draw of which is infinite."""
+
+        def __call__(self, context: Tensor) -> Half:
+            self.shape = len(context), 1
+            return self
+
+        def sample(self) -> Tensor:
+            return torch.where(torch.arange(self.shape[0])[:, None] % 2 == 0, torch.inf, 0.5).expand(self.shape)
+
+    network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1))
+    options = DistillationOptions(pairs=2000)
+    lesson = _Lesson(network, [bank(4)], [joint(100)], TARGET, options, torch.Generator().manual_seed(0))
+    own = lesson._own(Half())  # type: ignore[arg-type]
+    assert own.u.isfinite().all() and own.log_density.isfinite().all()
+    assert (own.u == 0.5).float().mean() > 0.4
 
 
 def test_same_generator_same_network() -> None:
