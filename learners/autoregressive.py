@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Transform
+from torch.nn.functional import linear
 from zuko.flows import MaskedAutoregressiveTransform
 from zuko.nn import MaskedLinear
 from zuko.transforms import AutoregressiveTransform, DependentTransform
@@ -63,8 +64,13 @@ class Gated(MaskedAutoregressiveTransform):
         return _SequentialTransform(self, c)
 
     def meta(self, c: Tensor, x: Tensor) -> Transform:
-        batch = torch.broadcast_shapes(x.shape[:-1], c.shape[:-1])
-        phi = self.hyper(torch.cat([x.expand(*batch, x.shape[-1]), c.expand(*batch, c.shape[-1])], dim=-1))
+        first, *others = self.hyper
+        weight = first.mask * first.weight
+        # Apart, for the context is often the same for many x.
+        told = linear(c, weight[:, x.shape[-1] :], first.bias)
+        phi = linear(x, weight[:, : x.shape[-1]]) + told
+        for layer in others:
+            phi = layer(phi)
         if self.gate is not None:
             phi = phi * self.gate(c)
         # Parameters first: what follows works on long contiguous rows.

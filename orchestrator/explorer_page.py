@@ -42,7 +42,7 @@ from .figure_style import beta_color
 from .figures import sbc_ranks
 from .observation import Observation
 from .predictive import QUANTILES
-from .predictive_bank import PredictiveDraws
+from .predictive_bank import PredictiveDraws, PredictivePath
 from .recommendation import p_value
 from .report import summarize
 
@@ -112,6 +112,7 @@ class ExplorerPage:
         self.pairs.figure.name = "pairs"
         self.message.visible = False
         self.bands: BandPicture | None = None
+        self.path: PredictivePath | None = None
         self.band_column = Column(sizing_mode="stretch_width", name="bands")
         self.table = ObservationTable(self.observation, self._edited)
         self.upload = ColumnDataSource({"name": [], "content": []}, name="upload")
@@ -200,9 +201,12 @@ class ExplorerPage:
         low, high = self.posterior.beta_range
         ends = [self._sample(observation.x, beta) for beta in (low, high)]
         one = self._sample(observation.x, 1.0) if low <= 1.0 <= high else None
-        at_low = self._predicted(observation.x, low)
+        path = None if self.explored.bank is None else PredictivePath(self.explored.bank, self.posterior, observation.x)
+        at_low = None if path is None else path.at(low)
         bands = BandPicture(observation, at_low.quantiles(QUANTILES) if at_low is not None and at_low.enough else None)
-        self.observation, self.bands = observation, bands
+        self.observation, self.bands, self.path = observation, bands, path
+        z = self.posterior.scaling(torch.as_tensor(observation.x)[None])
+        self.familiar = float(self.posterior.familiarity.p_value(z)[0])
         self.document.hold("combine")
         self.pairs.frame(ends[0], ends[1], one)
         self.band_column.children = list(bands.figures)
@@ -213,7 +217,7 @@ class ExplorerPage:
         assert self.bands is not None
         color = beta_color(self.beta)
         draws = self._sample(self.observation.x, self.beta)
-        predicted = self._predicted(self.observation.x, self.beta)
+        predicted = None if self.path is None else self.path.at(self.beta)
         self.document.hold("combine")
         self.pairs.update(draws, color)
         self.bands.update(predicted.quantiles(QUANTILES) if predicted is not None and predicted.enough else None, color)
@@ -227,9 +231,6 @@ class ExplorerPage:
             warnings.simplefilter("ignore")  # that x is far from all simulations is among the facts
             return self.posterior.sample((_DRAWS,), x=x, beta=beta, seed=0).double().numpy()
 
-    def _predicted(self, x: Array, beta: float) -> PredictiveDraws | None:
-        return None if self.explored.bank is None else self.explored.bank.at(self.posterior, beta, x)
-
     def _facts(self, predicted: PredictiveDraws | None) -> list[str]:
         """What one must know of the pictures."""
         found = []
@@ -238,10 +239,8 @@ class ExplorerPage:
                 "No observation came with this model. Shown is the centre of the simulated data: enter or upload yours "
                 "under Observation."
             )
-        z = self.posterior.scaling(torch.as_tensor(self.observation.x)[None])
-        familiar = float(self.posterior.familiarity.p_value(z)[0])
-        if familiar < 0.01:
-            found.append(f"This observation is unlike the simulated data (p = {familiar:.2g}). Prefer a low β.")
+        if self.familiar < 0.01:
+            found.append(f"This observation is unlike the simulated data (p = {self.familiar:.2g}). Prefer a low β.")
         if predicted is None:
             found.append("Bands need predictive draws, which are in a campaign's run directory; here are none.")
         elif not predicted.enough:

@@ -22,6 +22,14 @@ _GAP = 0.14
 _BINS = 48
 #: Share of the widest posterior that may lie beyond either end of an axis, lest the narrow ones become dots.
 _TAIL = 0.06
+#: What contour_generator would choose.
+_CONTOURS: dict[str, Any] = {
+    "corner_mask": True,
+    "line_type": contourpy.LineType.Separate,
+    "fill_type": contourpy.FillType.OuterOffset,
+    "quad_as_tri": False,
+    "z_interp": contourpy.ZInterp.Linear,
+}
 
 
 class PairPicture:
@@ -122,11 +130,12 @@ class PairPicture:
         columns, rows = (x.grid >= x_low) & (x.grid <= x_high), (y.grid >= y_low) & (y.grid <= y_high)
         if columns.sum() < 2 or rows.sum() < 2:
             return [], []
-        contours = contourpy.contour_generator(
+        across, up = np.meshgrid(
             _origin(column) + (x.grid[columns] - x_low) / (x_high - x_low),
             _floor(row, len(self.names)) + (y.grid[rows] - y_low) / (y_high - y_low),
-            mass[rows][:, columns],
         )
+        # Without contour_generator, which first makes a masked array: most of the time, for grids as small as these.
+        contours = contourpy.SerialContourGenerator(across, up, mass[rows][:, columns], None, **_CONTOURS)  # type: ignore[arg-type]
         outer, inner = ([np.asarray(line) for line in contours.lines(level)] for level in levels)
         return outer, inner
 

@@ -83,7 +83,9 @@ def recolor(renderers: Iterable[GlyphRenderer], color: str) -> None:
     """Gives all glyphs one colour, areas and lines; a part without colour stays without."""
     for renderer in renderers:
         glyph = renderer.glyph
-        parts = [k for k in ("fill_color", "line_color") if getattr(glyph, k, None) is not None]
+        # Asked for a property that it has not, Bokeh would look for names that are similar.
+        own = {"fill_color", "line_color"} & glyph.properties()
+        parts = [k for k in own if getattr(glyph, k) is not None]
         glyph.update(**dict.fromkeys(parts, color))
 
 

@@ -12,7 +12,7 @@ effective sample size `(sum w)^2 / sum w^2`.
 
 from __future__ import annotations
 
-__all__ = ["PredictiveBank", "PredictiveDraws", "load_bank"]
+__all__ = ["PredictiveBank", "PredictiveDraws", "PredictivePath", "load_bank"]
 
 import math
 import warnings
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.compute as pc
+from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp
 
 from learners.posterior import TemperedPosterior
@@ -33,6 +34,7 @@ from .store import split_columns
 #: Effective draws below which quantiles at 5 % and 95 % would be noise.
 ENOUGH = 100
 _MOST_SIMULATIONS = 20_000
+_NODES = 33
 
 
 class PredictiveDraws:
@@ -112,10 +114,45 @@ class PredictiveBank:
         Raises:
             TemperatureError, ObservationError: As `TemperedPosterior.log_prob`.
         """
-        log_weight = _log_q(posterior, self.theta, beta, x_o) - self.log_density
+        return self.weighted(_log_q(posterior, self.theta, beta, x_o))
+
+    def weighted(self, log_q: Array) -> PredictiveDraws:
+        """The predictive for the densities `log q(theta_i | x_o, beta)`, `(n,)`."""
+        log_weight = log_q - self.log_density
         top = float(log_weight.max(initial=-math.inf))
         weights = np.exp(log_weight - top) if math.isfinite(top) else np.zeros(len(self))
         return PredictiveDraws(self, weights / max(float(weights.sum()), 1.0))
+
+
+class PredictivePath:
+    """The predictive of one observation at any temperature, within a millisecond.
+
+    Along `log beta` the network is smooth: densities between `_NODES` temperatures are read off a cubic spline.
+
+    Arguments:
+        bank: The pairs.
+        posterior: Asked here, and not again.
+        x_o: `(k,)`.
+
+    Raises:
+        ObservationError: As `TemperedPosterior.log_prob`.
+    """
+
+    def __init__(self, bank: PredictiveBank, posterior: TemperedPosterior, x_o: Array) -> None:
+        self._bank = bank
+        low, high = posterior.beta_range
+        nodes = np.geomspace(low, high, _NODES) if high > low else np.array([low])
+        densities = np.stack([_log_q(posterior, bank.theta, float(beta), x_o) for beta in nodes])
+        # Outside the prior at one temperature is outside at all of them.
+        self._possible = np.isfinite(densities).all(axis=0)
+        known = densities[:, self._possible]
+        self._along = CubicSpline(np.log(nodes), known) if len(nodes) > 1 else lambda _: known[0]
+
+    def at(self, beta: float) -> PredictiveDraws:
+        """The predictive at a `beta` within the range."""
+        log_q = np.full(len(self._bank), -math.inf)
+        log_q[self._possible] = self._along(math.log(beta))
+        return self._bank.weighted(log_q)
 
 
 def load_bank(run: RunDirectory, posterior: TemperedPosterior) -> PredictiveBank | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from learners import TemperedPosterior
-from orchestrator.predictive_bank import PredictiveBank
+from orchestrator.predictive_bank import PredictiveBank, PredictivePath
 from orchestrator.predictive_bank import _log_q as log_q
 from orchestrator.recommendation import p_value, recommend
 from simulators.outcome import Array
@@ -77,6 +77,23 @@ class TestBank:
         draws = bank.at(as_posterior(posterior), 1.0)
         assert draws.effective == 0.0
         assert not draws.enough
+
+    @pytest.mark.parametrize("beta_range", [(0.1, 2.0), (0.5, 0.5)])
+    def test_a_path_gives_the_same_predictive_at_every_temperature(self, beta_range: tuple[float, float]) -> None:
+        posterior = Conjugate(np.array([1.0, 1.5, 0.8]), 0.5, beta_range)
+        bank, x = bank_of(posterior, 200), np.array([0.9, 1.5, 1.0])
+        path = PredictivePath(bank, as_posterior(posterior), x)
+        for beta in np.linspace(*beta_range, 9):
+            exact = bank.at(as_posterior(posterior), float(beta), x)
+            np.testing.assert_allclose(path.at(float(beta)).weights, exact.weights, rtol=1e-3)
+
+    def test_on_a_path_what_is_impossible_stays_so(self) -> None:
+        posterior = Conjugate(np.zeros(2), 0.5)
+        theta = np.array([[0.1], [np.inf], [-0.2]])
+        path = PredictivePath(PredictiveBank(theta, np.zeros((3, 2)), np.zeros(3), "a few"), posterior, np.zeros(2))  # type: ignore[arg-type]
+        weights = path.at(0.7).weights
+        assert weights[1] == 0.0
+        assert weights.sum() == pytest.approx(1.0)
 
     def test_failed_draws_are_left_out(self) -> None:
         x = np.array([[1.0, 2.0], [np.nan, 1.0], [3.0, np.inf]])
