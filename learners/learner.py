@@ -45,7 +45,8 @@ class Learner:
     Arguments:
         prior: `p(theta)`, `event_shape` `(d,)`.
         beta_range: Lowest and highest temperature.
-        x_o: Observations `(m, k)` or `(k,)` of a targeted campaign; None for an amortized one.
+        x_o: Observations `(m, k)` or `(k,)` of a targeted campaign, the first of which becomes the posterior's
+            default; None for an amortized one.
         options: See `LearnerOptions`.
         seed: Deterministic on the CPU.
         names: Names of the parameters.
@@ -229,7 +230,7 @@ class Learner:
         network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
         _, z, _ = self._tensors()
         familiarity = Familiarity.fit(z)
-        default_x = self.x_o[0] if self.x_o is not None and len(self.x_o) == 1 else None
+        default_x = None if self.x_o is None else self.x_o[0]
         return TemperedPosterior(network, self.whitening, self.scaling, familiarity, self.names, default_x, metadata)
 
     def _teaching(self) -> Teaching:

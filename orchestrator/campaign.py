@@ -17,6 +17,7 @@ import cloudpickle
 import numpy as np
 from torch.distributions import Distribution
 
+from simulators.errors import ObservationError
 from simulators.isolated import IsolatedSimulator
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
@@ -28,7 +29,7 @@ from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution
 from .loop import Interrupted
-from .observation import Observation
+from .observation import Observation, with_others
 from .problem import Problem, named, resolve
 from .run_directory import RunDirectory
 from .tracking import Tracker
@@ -45,6 +46,7 @@ class Campaign:
         simulator: Callable `theta (d,) -> x`, or the name of a built-in task.
         prior: `p(theta)`, `event_shape` `(d,)`; a task brings its own.
         observation: `(k,)`, or None for an amortized campaign.
+        also: Further observations `(m, k)` that the simulations shall serve too.
         budget: Simulations, or a mapping as in the configuration.
         directory: Run directory; by default `runs/NAME`.
         address: Ray cluster to join.
@@ -66,6 +68,7 @@ class Campaign:
         budget: int | Mapping[str, float] = 1000,
         directory: str | Path | None = None,
         address: str | None = None,
+        also: Any = (),
         **settings: Any,
     ) -> None:
         limits = dict(budget) if isinstance(budget, Mapping) else {"simulations": budget}
@@ -87,8 +90,11 @@ class Campaign:
             acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
             problem = Problem(spec, checked, names, None, acquisition)
         if observation is not None:
-            x = np.asarray(observation, dtype=np.float64).ravel()
-            problem = dataclasses.replace(problem, observation=Observation(x))
+            x, *others = (np.asarray(values, dtype=np.float64).ravel() for values in (observation, *also))
+            places = [f"also[{i}]" for i in range(len(others))]
+            problem = dataclasses.replace(problem, observation=with_others(Observation(x), others, places))
+        elif len(also):
+            raise ObservationError("`also` holds further observations, but there is no `observation`; give one")
         self._init(config, problem, directory, address)
 
     @classmethod
@@ -187,6 +193,7 @@ def _observation_record(observation: Observation | None) -> dict[str, Any] | Non
         "series": list(observation.series),
         "index": None if observation.index is None else observation.index.tolist(),
         "index_name": observation.index_name,
+        "also": [x.tolist() for x in observation.also],
     }
 
 

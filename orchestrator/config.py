@@ -128,6 +128,8 @@ class ObservationConfig(_Model):
     """Columns of a table, in the order in which the simulator lists them; empty takes all but `index`."""
     index: str | None = None
     """Column that only labels the rows, such as a year."""
+    also: list[str] = []
+    """Further files of the same form: simulations serve the posteriors of all. The report is about `file`."""
 
 
 class TemperatureConfig(_Model):
@@ -294,7 +296,8 @@ class CampaignConfig(_Model):
     prior: str | None = None
     """Instead of `parameters`: `file.py:name` of any `torch.distributions.Distribution` over `(d,)`."""
     observation: ObservationConfig | None = None
-    """The observed data (a path or a mapping); absent for an amortized campaign."""
+    """The observed data (a path or a mapping); absent for an amortized campaign. May be added later: the campaign then
+    goes on with what is simulated already."""
     temperature: TemperatureConfig = TemperatureConfig()
     """Range of temperatures."""
     budget: BudgetConfig

@@ -40,7 +40,7 @@ FIXED = {
     "batched": "`simulator.batched`",
     "parameters": "`parameters`",
     "prior": "`prior`",
-    "observation": "the numbers in the observation",
+    "observation": "the numbers in the observation, once there is one",
     "temperature": "`temperature`",
     "seed": "`seed`",
     "store": "`store`",

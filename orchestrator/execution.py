@@ -113,7 +113,7 @@ class Execution:
             self.system.trainer = Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
                 problem.prior,
                 (temperature.low, temperature.high),
-                None if observation is None else observation.x,
+                None if observation is None else observation.all,
                 config.learner,
                 config.seed,
                 problem.names,
@@ -243,7 +243,11 @@ class Execution:
     def _train(self, calibration: int) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
         self.phase = "training"
-        metadata = {"simulations": self.loop.trainable, "calibration_from": self.proposer.next_id}
+        metadata = {
+            "simulations": self.loop.trainable,
+            "calibration_from": self.proposer.next_id,
+            "observations": self._observations,
+        }
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.trainer.finish(metadata, self.loop.dim_x)
         self._look_at_training()
@@ -274,6 +278,10 @@ class Execution:
         except SavedModelError:
             return None
         if posterior.metadata.get("simulations") != self.loop.trainable:
+            return None
+        # An amortized campaign may have got an observation, a targeted one further ones.
+        same = posterior.metadata.get("observations", self._observations) == self._observations
+        if not same or (posterior.default_x is not None) != self._targeted:
             return None
         budget = self.config.budget.simulations
         if budget is None or self.loop.spent >= budget or self._was_accurate():
@@ -310,6 +318,10 @@ class Execution:
             self.run.update(simulating_seconds=self._simulated_before + now - self._simulating_since)
         if force:
             self._simulating_since = None
+
+    @property
+    def _observations(self) -> str | None:
+        return None if self.problem.observation is None else self.problem.observation.digest
 
     @property
     def _targeted(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Observation", "read_observation", "recorded_observation"]
+__all__ = ["Observation", "read_observation", "recorded_observation", "with_others"]
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,53 @@ class Observation:
         series: Names of the series, empty for a plain vector.
         index: Common index of the series, `(k / len(series),)`, or None.
         index_name: What the index is, such as "year".
+        also: Further observations that simulations shall serve too, each `(k,)`.
     """
 
     x: Array
     series: tuple[str, ...] = ()
     index: Array | None = None
     index_name: str = ""
+    also: tuple[Array, ...] = ()
+
+    @property
+    def all(self) -> Array:
+        """This observation and the further ones, `(m, k)`."""
+        return np.stack([self.x, *self.also])
+
+    @property
+    def digest(self) -> str:
+        """Identifies the numbers of `all`."""
+        return hashlib.sha256(self.all.tobytes()).hexdigest()[:16]
 
 
 def read_observation(config: ObservationConfig, folder: Path) -> Observation:
-    """The observation in a file (`.csv`, `.parquet`, `.npy`, `.json`) relative to `folder`.
+    """The observation in a file (`.csv`, `.parquet`, `.npy`, `.json`) relative to `folder`, and those beside it.
 
     Raises:
-        ObservationError: Missing, malformed, a column that is not there, or values that are not finite numbers.
+        ObservationError: Missing, malformed, a column that is not there, values that are not finite numbers, or
+            observations of different lengths.
     """
+    observation = _read(config, folder)
+    also = tuple(_read(config.model_copy(update={"file": file}), folder).x for file in config.also)
+    return with_others(observation, also, config.also)
+
+
+def with_others(observation: Observation, also: Sequence[Array], names: Sequence[str]) -> Observation:
+    """The observation with further ones beside it.
+
+    Raises:
+        ObservationError: One has another length.
+    """
+    for name, x in zip(names, also, strict=True):
+        if x.shape != observation.x.shape:
+            raise ObservationError(
+                f"expected {observation.x.size} numbers in each observation, as in the first, got {x.size} in {name}"
+            )
+    return replace(observation, also=tuple(also))
+
+
+def _read(config: ObservationConfig, folder: Path) -> Observation:
     path = (folder / config.file).expanduser()
     if not path.is_file():
         raise ObservationError(f"expected the observation at {path}, but there is no such file; check the path")
@@ -71,7 +105,8 @@ def recorded_observation(records: Mapping[str, Any]) -> Observation | None:
     if stored is None:
         return None
     index = None if stored["index"] is None else np.array(stored["index"])
-    return Observation(np.array(stored["x"]), tuple(stored["series"]), index, stored["index_name"])
+    also = tuple(np.array(x) for x in stored.get("also", []))
+    return Observation(np.array(stored["x"]), tuple(stored["series"]), index, stored["index_name"], also)
 
 
 def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> Observation:

@@ -48,6 +48,8 @@ class RunDirectory:
     def open(self, config: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
         """Creates the folder, or continues it if it has the same identity; returns its records.
 
+        An amortized campaign may be given an observation later.
+
         Raises:
             RunDirectoryError: It holds something else, belongs to another configuration, or is being written.
         """
@@ -63,6 +65,9 @@ class RunDirectory:
             new: dict[str, Any] = {"identity": identity, "id": uuid.uuid4().hex}
             records = self.records() if self.exists else new
             differing = [key for key in identity if records["identity"].get(key) != identity[key]]
+            if "observation" in differing and records["identity"].get("observation") is None:
+                # What was simulated for any observation is of use for one.
+                differing.remove("observation")
             if differing:
                 raise RunDirectoryError(
                     f"{self.path} belongs to another configuration: {', '.join(differing)} changed; use the same "
@@ -71,7 +76,7 @@ class RunDirectory:
                 )
             if config.get("store") is not None:
                 self._store(config).claim(records["id"], str(self.path))
-            return self.update(**{**records, "config": config})
+            return self.update(**{**records, "config": config, "identity": identity})
         except BaseException:
             self.close()
             raise

@@ -34,6 +34,8 @@ _CANDIDATES = 1000
 _PREDICTIVE = 400
 #: Runtimes of so many simulations, the latest, say what the next ones cost.
 _RUNTIMES = 5000
+#: Pairs of the network's short trainings while simulations run, as a share of those of the last one.
+_UPDATE_SHARE = 1 / 7
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
         surrogate=surrogate,
         bank=config.bank,
         distillation=DistillationOptions(pairs=config.pairs, epochs=config.posterior_epochs),
+        distillation_update=dataclasses.replace(
+            defaults.distillation_update, pairs=max(1, round(_UPDATE_SHARE * config.pairs))
+        ),
         threads=threads,
         device=device,
     )
@@ -103,7 +108,7 @@ class Trainer:
     """The trainer.
 
     Arguments:
-        prior, beta_range, x_o, seed, names: As for `Learner`.
+        prior, beta_range, x_o, seed, names: As for `Learner`; the first row of `x_o` is the posterior's default.
         config: The learner's configuration.
         checkpoint: State of an earlier trainer to continue from, or None.
     """

@@ -353,6 +353,50 @@ def test_an_amortized_campaign_of_a_task(tmp_path: Path) -> None:
     assert result.posterior.sample_batched((3,), torch.zeros(4, 2), beta=2.0).shape == (3, 4, 2)
 
 
+def test_an_observation_that_comes_later_uses_what_is_simulated(tmp_path: Path) -> None:
+    amortized = write_campaign(tmp_path, observation=None, budget={"simulations": 200})
+    first = Campaign.from_file(amortized, directory=tmp_path / "run").run(progress=False)
+    before = first.simulations().set_index("id").sort_index()
+    assert first.posterior.default_x is None
+    # Nothing more to simulate: it is trained anew, for the observation.
+    config = write_campaign(tmp_path, budget={"simulations": 200})
+    same = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert same.posterior.default_x is not None
+    assert len(same.simulations()) == 200
+    config = write_campaign(tmp_path, budget={"simulations": 300})
+    second = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    after = second.simulations().set_index("id").sort_index()
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    assert len(after) == 300
+    assert {check.kind for check in second.checks} == {"prior", "tempered"}
+    assert second.posterior.sample((3,), beta=0.5).shape == (3, 2)
+    (tmp_path / "x_o.csv").write_text("x\n0.7\n-0.3\n0.1\n")
+    with pytest.raises(RunDirectoryError, match="observation changed"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+
+
+def test_several_observations_are_all_simulated_for(tmp_path: Path) -> None:
+    (tmp_path / "second.csv").write_text("x\n-1\n1.2\n0.2\n")
+    config = write_campaign(
+        tmp_path, observation={"file": "x_o.csv", "also": ["second.csv"]}, acquisition={"method": "tempered"}
+    )
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    np.testing.assert_allclose(result.posterior.default_x, [0.5, -0.3, 0.1])
+    rows = result.simulations()
+    theta = np.stack(rows[rows["proposal"] == "tempered"]["theta"].to_list())
+    centers = np.array([[0.5, -0.3], [-1.0, 1.2]])
+    nearest = np.square(theta[:, None] - centers).sum(axis=2).argmin(axis=1)
+    assert 0.2 < nearest.mean() < 0.8
+    (tmp_path / "second.csv").write_text("x\n-1\n1.2\n")
+    with pytest.raises(ObservationError, match=r"expected 3 numbers in each observation.*got 2 in second\.csv"):
+        Campaign.from_file(config, directory=tmp_path / "other")
+
+
+def test_further_observations_need_a_first(tmp_path: Path) -> None:
+    with pytest.raises(ObservationError, match="give one"):
+        Campaign("two_moons", also=[[0.0, 0.0]], directory=tmp_path / "run")
+
+
 def test_a_time_budget_ends_the_simulating(tmp_path: Path) -> None:
     config = write_campaign(
         tmp_path,
