@@ -85,7 +85,7 @@ def npe(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     torch.manual_seed(seed)
     started = time.perf_counter()
     inference = NPE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(theta.float(), x.float()).train()
+    inference.appendsimulations(theta.float(), x.float()).train()
     posterior = inference.build_posterior()
     seconds = time.perf_counter() - started
 
@@ -115,7 +115,7 @@ def nle(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     torch.manual_seed(seed)
     started = time.perf_counter()
     inference = NLE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(theta.float(), x.float()).train()
+    inference.appendsimulations(theta.float(), x.float()).train()
     built = inference.build_posterior()
     seconds = time.perf_counter() - started
 
@@ -153,7 +153,7 @@ def main(
     for name in tasks.split(","):
         for budget in map(int, budgets.split(",")):
             for seed in map(int, seeds.split(",")):
-                theta, x = _simulations(problem(name), budget, seed)
+                theta, x = simulations(problem(name), budget, seed)
                 for method in methods.split(","):
                     if _done(table, method, name, budget, seed):
                         continue
@@ -181,7 +181,8 @@ def _done(table: pd.DataFrame, method: str, task: str, budget: int, seed: int) -
     return bool((same & (table["budget"] == budget) & (table["seed"] == seed)).any())
 
 
-def _simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
+def simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`theta` `(n, d)` of the prior and their `x` `(n, k)`, the same for every method."""
     torch.manual_seed(1000 * seed + budget)
     theta = task.prior.sample(torch.Size([budget]))
     return theta, task.simulate(theta, 1000 * seed + budget)

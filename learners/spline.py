@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
-from torch.nn.functional import pad
+
+from .spline_kernel import SplineKernel, spline_table
 
 _BOUND = 5.0
 _NARROW = 3.0
@@ -47,39 +48,28 @@ class RationalQuadraticSpline(Transform):
 
     def __init__(self, phi: Tensor, bound: float = _BOUND) -> None:
         super().__init__()
-        self.bound = bound
-        bins = (phi.shape[0] + 1) // 3
-        sizes, slopes = phi[: 2 * bins].unflatten(0, (2, bins)), phi[2 * bins :]
-        # Softly clipped to +-log(1000)/2, hence no overflow and no need of the usual maximum.
-        sizes = torch.exp(sizes / (1 + (2 / _LOG_SLOPE * sizes).abs()))
-        sizes = sizes * (2 * bound / sizes.sum(dim=1, keepdim=True))
-        slopes = torch.exp(slopes / (1 + (1 / _LOG_SLOPE * slopes).abs()))
-        elsewhere = [0, 0] * (phi.ndim - 1)
-        ends = pad(sizes[:, :-1].cumsum(dim=1) - bound, (*elsewhere, 1, 0), value=-bound)
-        slopes = pad(slopes, (*elsewhere, 1, 1), value=1.0)
-        #: Left end, bottom, width, height and both derivatives of every bin, `(6, K, *)`.
-        self.table = torch.cat([ends, sizes, slopes[None, :-1], slopes[None, 1:]])
+        self.phi, self.bound = phi, bound
 
     def _call(self, x: Tensor) -> Tensor:
         return self.call_and_ladj(x)[0]
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`f(x)` and `log f'(x)`."""
-        x_k, y_k, w, h, d0, d1 = self._bin(x, 0)
-        s = h / w
-        xi = ((x - x_k) / w).clamp(0.0, 1.0)
-        product = xi * (1 - xi)
-        denominator = s + (d0 + d1 - 2 * s) * product
-        inside = x.abs() < self.bound
-        y = torch.where(inside, y_k + h * (s * xi * xi + d0 * product) / denominator, x)
-        slope = s * s * (d1 * xi * xi + 2 * s * product + d0 * (1 - xi) ** 2) / (denominator * denominator)
-        return y, torch.where(inside, slope, torch.ones_like(slope)).log()
+        shape = torch.Size(np.broadcast_shapes(self.phi.shape[1:], x.shape))
+        y, log_slope = SplineKernel.apply(_expanded(self.phi, shape), x.expand(shape), self.bound)  # type: ignore[no-untyped-call]
+        return y, log_slope
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.call_and_ladj(x)[1]
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x_k, y_k, w, h, d0, d1 = self._bin(y, 1)
+        ends, sizes, slopes = spline_table(
+            _expanded(self.phi, torch.Size(np.broadcast_shapes(self.phi.shape[1:], y.shape))), self.bound
+        )
+        k = (y >= ends[1, 1:]).sum(dim=0)
+        x_k, y_k = (end.gather(0, k[None])[0] for end in ends)
+        w, h = (size.gather(0, k[None])[0] for size in sizes)
+        d0, d1 = slopes.gather(0, torch.stack([k, k + 1]))
         s = h / w
         t = (y - y_k).clamp(min=0.0).minimum(h)
         curvature = d0 + d1 - 2 * s
@@ -89,14 +79,6 @@ class RationalQuadraticSpline(Transform):
         root = (b * b - 4 * a * c).clamp(min=0.0).sqrt()
         xi = (2 * c / (-b - root)).clamp(0.0, 1.0)
         return torch.where(y.abs() < self.bound, x_k + xi * w, y)
-
-    def _bin(self, value: Tensor, axis: int) -> tuple[Tensor, ...]:
-        """The row of the table for the bin of every value, which lies on the axis of x (0) or y (1)."""
-        shape = np.broadcast_shapes(self.table.shape[2:], value.shape)
-        missing = [1] * (len(shape) + 2 - self.table.ndim)
-        table = self.table.reshape(*self.table.shape[:2], *missing, *self.table.shape[2:]).expand(-1, -1, *shape)
-        k = (value >= table[axis, 1:]).sum(dim=0)
-        return table.gather(1, k.expand(len(table), 1, *shape)).squeeze(1).unbind(0)
 
 
 class TailedSpline(RationalQuadraticSpline):
@@ -116,6 +98,12 @@ class TailedSpline(RationalQuadraticSpline):
 
     def _inverse(self, y: Tensor) -> Tensor:
         return super()._inverse(y) * torch.exp(self.log_scale) + self.shift
+
+
+def _expanded(phi: Tensor, shape: torch.Size) -> Tensor:
+    """Parameters `(m, *)` for values of a shape that `(*)` can be broadcast to."""
+    missing = [1] * (len(shape) + 1 - phi.ndim)
+    return phi.reshape(len(phi), *missing, *phi.shape[1:]).expand(-1, *shape)
 
 
 def invert_spline(phi: np.ndarray, y: np.ndarray, bound: float = _BOUND) -> np.ndarray:

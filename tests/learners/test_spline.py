@@ -50,6 +50,14 @@ class TestSpline:
         torch.testing.assert_close(spline.log_abs_det_jacobian(x, spline(x)), slope.log())
 
 
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_gradients_of_values_and_slopes(scale: float) -> None:
+    """With respect to parameters and values, in all bins and outside of them; broadcasting included."""
+    phi = parameters(scale)[:, :7].clone().requires_grad_()
+    x = torch.linspace(-6.3, 6.1, 5 * 7, dtype=torch.float64).reshape(7, 5).mT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda p, v: RationalQuadraticSpline(p).call_and_ladj(v), (phi, x))
+
+
 def test_parameters_of_zero_are_the_identity() -> None:
     y, log_slope = RationalQuadraticSpline(torch.zeros(3 * BINS - 1, 1).double()).call_and_ladj(GRID)
     torch.testing.assert_close(y, GRID)
