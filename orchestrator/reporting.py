@@ -251,7 +251,7 @@ def _calibration(result: CheckResult) -> CalibrationResult:
 def _warnings(posterior: TemperedPosterior, checks: list[CheckResult]) -> list[str]:
     found = []
     if posterior.default_x is not None:
-        z = posterior.scaling(torch.atleast_2d(posterior.default_x))
+        z = posterior.features(torch.atleast_2d(posterior.default_x))
         p_value = float(posterior.familiarity.p_value(z)[0])
         if p_value < 0.01:
             found.append(

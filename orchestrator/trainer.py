@@ -63,7 +63,7 @@ class Trained:
         posterior: The network.
         losses: Held-out losses by name.
         predictive: Draws of the posterior predictive at the observation, by the surrogate: arrays `beta` `(m,)`,
-            `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation.
+            `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation, or a surrogate of x itself.
     """
 
     posterior: TemperedPosterior
@@ -189,7 +189,7 @@ class Trainer:
         return Trained(posterior, losses, self._predictive(posterior))
 
     def _predictive(self, posterior: TemperedPosterior) -> dict[str, np.ndarray]:
-        if posterior.default_x is None:
+        if posterior.default_x is None or not self.learner.predicts:
             return {}
         betas = report_betas(posterior.beta_range)
         theta = [posterior.sample((_PREDICTIVE,), beta=b, seed=self.learner.seed + i) for i, b in enumerate(betas)]
@@ -198,15 +198,15 @@ class Trainer:
 
     def _look_ahead(self) -> tuple[TemperedDensity, Candidates, float, float]:
         assert self.learner.focus is not None
-        assert self.learner.surrogate is not None
+        assert self.learner.source is not None
         particles, z = self.learner.focus.particles, self.learner.focus.z
         density = TemperedDensity.from_particles(particles, _CANDIDATES, self.learner.generator)
         u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
         device = self.learner.device
         runtime = Runtime.fit(self.learner.whitening.to_u(self._timed[:, :-1]), self._timed[:, -1])
         with torch.no_grad():
-            ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
-            success = self.learner.surrogate.validity.log_prob(u.to(device)).exp()
+            ell = self.learner.source.member_log_prob(u.to(device), z[row.to(device)])
+            success = self.learner.source.log_valid(u.to(device)).exp()
         candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 

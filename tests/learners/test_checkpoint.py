@@ -28,14 +28,14 @@ def test_the_restored_learner_gives_the_same_answers(linear_gaussian: LinearGaus
     first.fit_posterior(final=False)
     second = learner(linear_gaussian, tiny, *members)
     restore_learner(second, dump_learner(first))
-    assert first.surrogate is not None and second.surrogate is not None
+    assert first.source is not None and second.source is not None
     u, z = torch.randn(20, 2), torch.randn(20, 2)
     with torch.no_grad():
-        assert torch.equal(first.surrogate.log_prob(u, z), second.surrogate.log_prob(u, z))
+        assert torch.equal(first.source.log_prob(u, z), second.source.log_prob(u, z))
     theta = linear_gaussian.draw(10, seed=3)[0]
     assert torch.equal(*(one.posterior().log_prob(theta, beta=0.5) for one in (first, second)))
     # It goes on from there, with a short training instead of one from scratch.
-    assert second.surrogate.fitted
+    assert second.source.fitted
     assert second.fit_surrogate(final=False) == pytest.approx(first.fit_surrogate(final=False), abs=1.0)
 
 
@@ -48,4 +48,4 @@ def test_another_ensemble_or_a_damaged_state_is_refused(linear_gaussian: LinearG
     for damaged in (raw, raw[:-10], b"nothing"):
         with pytest.raises(SavedModelError):
             restore_learner(other, damaged)
-        assert other.surrogate is None
+        assert other.source is None

@@ -35,10 +35,10 @@ def test_a_loss_gives_the_generalized_posterior(linear_gaussian: LinearGaussian,
     unit = dataclasses.replace(linear_gaussian, noise=torch.ones(2))
     theta, x = linear_gaussian.draw(5000, seed=1)
 
-    def minus_loss(theta: Tensor, x: Tensor) -> Tensor:
-        return -0.5 * (x - theta @ linear_gaussian.matrix.double().T).square().sum(dim=-1)
+    def loss(theta: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * (x - theta @ linear_gaussian.matrix.double().T).square().sum(dim=-1)
 
-    posterior = TemperedPosterior.fit(theta, x, unit.prior, (0.2, 2.0), small, log_likelihood=minus_loss)
+    posterior = TemperedPosterior.fit(theta, x, unit.prior, (0.2, 2.0), small, loss=loss)
     x_o = torch.tensor([1.0, -0.5])
     exact = unit.posterior(x_o, 0.5)
     draws = posterior.sample((4000,), x=x_o, beta=0.5, seed=0)
