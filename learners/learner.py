@@ -31,7 +31,7 @@ from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
 from .simulations import Simulations
-from .source import Source, TrainingRows
+from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
 from .teaching import Teaching
 from .training import bounded_threads
@@ -95,6 +95,8 @@ class Learner:
         self.generator = torch.Generator().manual_seed(seed)
         self.data: Simulations | None = None
         self.held_out = torch.zeros(0, dtype=torch.bool)
+        #: Simulations that an embedding learns from, and nothing else: of those it is too sure.
+        self.shown = torch.zeros(0, dtype=torch.bool)
         self.features = Features(embedding, self.options.embedding, self.device)
         self.choice = SourceChoice(source, distance, log_likelihood, loss)
         if embedding is not None and self.choice.known is not None:
@@ -118,6 +120,10 @@ class Learner:
         self.data = Simulations.concatenate(parts)
         fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
         self.held_out = torch.cat([self.held_out, fresh])
+        shown = torch.zeros(len(simulations), dtype=torch.bool)
+        if self.features.kind is not None:
+            shown = torch.rand(len(simulations), generator=self.generator) < self.options.embedding.share
+        self.shown = torch.cat([self.shown, shown & ~fresh])
 
     def add_prior_draws(self, theta: Tensor, x: Tensor) -> None:
         """Adds simulations `x` `(n, ...)` of draws `theta` `(n, d)` of the prior.
@@ -175,23 +181,33 @@ class Learner:
                 f"{self.num_valid} (of {total}); run more, or find out why they fail"
             )
         assert self.data is not None
-        x, valid = self.data.x[self.data.valid], self.data.valid
-        u, features, options = self._u(), self.features, self.options.surrogate
-        features.fit_scaling(x)
+        features, options = self.features, self.options.surrogate
+        features.fit_scaling(self.data.x[self.data.valid])
         with bounded_threads(self.options.threads):
             if features.kind is not None and (features.embedding is None or final):
-                weight, held_out = self._log_weight(), self.held_out[valid]
-                on_epoch = _named("embedding", on_progress)
-                features.learn(u[valid.to(self.device)], x, weight, held_out, self.generator, on_epoch)
-                self.source = self.network = None
+                self._learn_embedding(_named("embedding", on_progress))
             if self.source is None:
                 self.source = self.new_source()
-            z = features.embedded(spread(x, features.known_scaling, self.generator))
-            z_o = None if self.x_o is None else features(self.x_o)
-            rows = TrainingRows(u, valid.to(self.device), self.held_out.to(self.device), z, x, z_o, self.x_o)
+            rows = self._rows()
             training = options.training if not self.source.fitted else options.refine if final else options.update
             threads = self.options.threads or torch.get_num_threads()
             return self.source.fit(rows, training, self.generator, _named("surrogate", on_progress), threads)
+
+    def _learn_embedding(self, on_epoch: OnEpoch | None) -> None:
+        """Learns the embedding, from what is kept for it; what saw another one begins anew."""
+        assert self.data is not None
+        chosen = self.data.valid & (self.shown | self.held_out)
+        data, held_out = self.data.take(chosen), self.held_out[chosen]
+        self.features.learn(self._u(data), data.x, self._log_weight(data), held_out, self.generator, on_epoch)
+        self.source = self.network = None
+
+    def _rows(self) -> TrainingRows:
+        """What the source learns from."""
+        data, held_out = self._kept()
+        x, features = data.x[data.valid], self.features
+        z = features.embedded(spread(x, features.known_scaling, self.generator))
+        z_o = None if self.x_o is None else features(self.x_o)
+        return TrainingRows(self._u(data), data.valid.to(self.device), held_out.to(self.device), z, x, z_o, self.x_o)
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""
@@ -248,7 +264,8 @@ class Learner:
         assert self.network is not None and self.data is not None, "fit_posterior comes first"
         network = PosteriorNetwork.from_dict(self.network.as_dict())
         network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
-        familiarity = Familiarity.fit(self.features(self.data.x[self.data.valid]))
+        data, _ = self._kept()
+        familiarity = Familiarity.fit(self.features(data.x[data.valid]))
         default_x = self.x_o[0] if self.x_o is not None and len(self.x_o) == 1 else None
         scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)
         embedding = None if embedding is None else embedding.cpu()
@@ -257,35 +274,38 @@ class Learner:
         )
 
     def _teaching(self) -> Teaching:
-        assert self.data is not None
-        valid = self.data.valid
+        data, held_out = self._kept()
+        data, held_out = data.take(data.valid), held_out[data.valid]
         return Teaching(
             self.prior,
             self.whitening,
             self._fitted(),
-            self._u()[valid.to(self.device)],
-            self.features(self.data.x[valid]),
-            self._log_weight().where(~self.held_out[valid], float("nan")),
+            self._u(data),
+            self.features(data.x),
+            self._log_weight(data).where(~held_out, float("nan")),
             None if self.x_o is None else self.features(self.x_o),
             self.beta_range,
             self.options,
             self.generator,
         )
 
-    def _u(self) -> Tensor:
-        """Whitened parameters of all simulations, on the device."""
+    def _kept(self) -> tuple[Simulations, Tensor]:
+        """The simulations that the embedding has not seen, and which of them are held out."""
         assert self.data is not None
-        return self.whitening.to_u(self.data.theta).float().to(self.device)
+        return self.data.take(~self.shown), self.held_out[~self.shown]
 
-    def _log_weight(self) -> Tensor:
-        """`log p(theta) - log g(theta)` of the valid simulations, NaN where nobody knows g."""
-        assert self.data is not None
-        return (self.log_prior(self.data.theta) - self.data.log_proposal)[self.data.valid]
+    def _u(self, data: Simulations) -> Tensor:
+        """Whitened parameters `(n, d)`, on the device."""
+        return self.whitening.to_u(data.theta).float().to(self.device)
+
+    def _log_weight(self, data: Simulations) -> Tensor:
+        """`log p(theta) - log g(theta)`, NaN where nobody knows g, `(n,)`."""
+        return self.log_prior(data.theta) - data.log_proposal
 
     def _fitted(self) -> Source:
         assert self.source is not None, "fit_surrogate comes first"
         return self.source
 
 
-def _named(phase: str, on_progress: OnProgress | None) -> Callable[[int, float], None] | None:
+def _named(phase: str, on_progress: OnProgress | None) -> OnEpoch | None:
     return None if on_progress is None else lambda epoch, loss: on_progress(phase, loss)

@@ -4,8 +4,8 @@ r"""An ensemble of networks `h_e(u, z)`, each a number for a pair of parameters 
     \tfrac12 u^\top P u + u^\top Q z + \tfrac12 z^\top R z + a^\top u + b^\top z
 
 The quadratic path starts at zero. It alone can be the ratio of a linear-Gaussian model, or its expected squared
-distance; the network learns what it leaves. A sum in the first layer, and not a concatenation, lets many `u` meet one `z`
-at the cost of one.
+distance; the network learns what it leaves. A sum in the first layer, and not a concatenation, lets many `u` meet one
+`z` at the cost of one.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from .config_reading import load_config, validate_config
 from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution
+from .learner_parts import resolve_learner
 from .loop import Interrupted
 from .observation import Observation
 from .problem import Problem, named, resolve
@@ -85,7 +86,8 @@ class Campaign:
                 folder=str(Path.cwd()),
             )
             acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
-            problem = Problem(spec, checked, names, None, acquisition)
+            learner = resolve_learner(config.learner, Path.cwd())
+            problem = Problem(spec, checked, names, None, acquisition, learner)
         if observation is not None:
             x = np.asarray(observation, dtype=np.float64).ravel()
             problem = dataclasses.replace(problem, observation=Observation(x))

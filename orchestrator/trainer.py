@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
+from learners.embedding import EmbeddingOptions
 from learners.learner import Learner
 from learners.options import LearnerOptions
 from learners.posterior import TemperedPosterior
@@ -28,6 +29,7 @@ from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
+from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics
 
 _CANDIDATES = 1000
@@ -90,6 +92,7 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
     )
     return LearnerOptions(
         surrogate=surrogate,
+        embedding=EmbeddingOptions(dim=config.embedding_dim, channels=config.embedding_channels),
         bank=config.bank,
         distillation=DistillationOptions(pairs=config.pairs, epochs=config.posterior_epochs),
         threads=threads,
@@ -106,6 +109,7 @@ class Trainer:
         prior, beta_range, x_o, seed, names: As for `Learner`.
         config: The learner's configuration.
         checkpoint: State of an earlier trainer to continue from, or None.
+        parts: What of the learner is the user's own.
     """
 
     def __init__(
@@ -117,12 +121,24 @@ class Trainer:
         seed: int,
         names: tuple[str, ...],
         checkpoint: bytes | None = None,
+        parts: LearnerParts | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._threads = max(1, int(config.cpus))
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
-        self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        own = parts or LearnerParts()
+        self.learner = Learner(
+            prior,
+            beta_range,
+            observation,
+            options,
+            seed,
+            names,
+            source=config.source,
+            distance=own.distance,
+            embedding=own.embedding,
+        )
         if checkpoint is not None:
             # One that does not fit any more only costs time.
             with contextlib.suppress(SavedModelError):
