@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Problem", "resolve", "resolve_prior"]
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Problem:
     names: tuple[str, ...]
     observation: Observation | None
     acquisition: Acquisition
-    learner: LearnerParts = LearnerParts()
+    learner: LearnerParts = field(default_factory=LearnerParts)
 
     def identity(self, config: CampaignConfig) -> dict[str, Any]:
         """What must stay the same for a run directory to be continued."""

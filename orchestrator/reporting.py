@@ -260,9 +260,7 @@ def _warnings(posterior: TemperedPosterior, checks: list[CheckResult]) -> list[s
                 "produce it. Prefer a low beta."
             )
     if posterior.metadata.get("source") == "cost":
-        found.append(
-            "What beta multiplies is a cost, not a log-likelihood: the simulator's own draws cannot check this posterior."
-        )
+        found.append("What beta multiplies is a cost, not a log-likelihood: simulations cannot check this posterior.")
     elif not checks:
         found.append("The posterior was not checked: too few simulations were kept for calibration.")
     return found
