@@ -32,7 +32,7 @@ KINDS = ("mlp", "conv1d")
 #: A convolution halves the series until it is no longer than this.
 _SHORT = 8
 #: Its channels, and those of the last positions.
-_WIDTH, _NARROW = 32, 16
+_WIDTH, _NARROW = 32, 8
 _PIECE = 4096
 
 
