@@ -18,27 +18,28 @@ from simulators.errors import SavedModelError
 from .learner import Learner
 from .network import PosteriorNetwork
 from .scaling import DataScaling
-from .surrogate import Surrogate
 
-_FORMAT = 1
+_FORMAT = 2
 _STATE = "state.json"
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError)
 
 
 def dump_learner(learner: Learner) -> bytes:
-    """Weights of the ensemble and of the network, and what they need to be used, after a training."""
-    assert learner.surrogate is not None and learner.scaling is not None and learner.network is not None
+    """Weights of source, embedding and network, and what they need to be used, after a training."""
+    features, source, network = learner.features, learner.source, learner.network
+    assert source is not None and network is not None
+    embedding = features.embedding
     state = {
         "format": _FORMAT,
-        "members": [bool(member.fitted) for member in learner.surrogate.members],
-        "kinds": list(learner.options.surrogate.kinds(learner.scaling.dim)),
-        "scaling": learner.scaling.as_dict(),
-        "network": learner.network.as_dict(),
+        "source": source.as_dict(),
+        "scaling": features.known_scaling.as_dict(),
+        "embedding": None if embedding is None else embedding.as_dict(),
+        "network": network.as_dict(),
     }
-    tensors = {f"surrogate.{k}": v.contiguous().cpu() for k, v in learner.surrogate.state_dict().items()}
-    tensors |= {f"network.{k}": v.contiguous().cpu() for k, v in learner.network.state_dict().items()}
+    parts = {"source.": source, "network.": network, **({} if embedding is None else {"embedding.": embedding})}
     # Tensors that share memory cannot be told apart in the file.
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    weights = {f"{prefix}{k}": v for prefix, part in parts.items() for k, v in part.state_dict().items()}
+    tensors = {name: v.contiguous().cpu().clone() for name, v in weights.items()}
     tensors[_STATE] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
     return save(tensors)
 
@@ -49,24 +50,25 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
     Raises:
         SavedModelError: Damaged, or of a learner with other options.
     """
+    features = learner.features
     try:
         tensors = load(raw)
         state = json.loads(bytes(tensors.pop(_STATE).tolist()))
-        scaling = DataScaling.from_dict(state["scaling"])
-        kinds = list(learner.options.surrogate.kinds(scaling.dim))
-        if state["format"] != _FORMAT or state["kinds"] != kinds:
-            raise SavedModelError(f"expected a learner with the members {kinds}, got {state['kinds']}")
-        surrogate = Surrogate(learner.whitening.dim, scaling.dim, learner.options.surrogate, learner.seed)
-        surrogate.load_state_dict(_part(tensors, "surrogate."))
-        surrogate.fitted = True
-        for member, fitted in zip(surrogate.members, state["members"], strict=True):
-            member.fitted = fitted
+        if state["format"] != _FORMAT or (state["embedding"] is None) != (features.kind is None):
+            raise SavedModelError("expected the state of a learner with the same embedding, written by this version")
+        features.scaling = DataScaling.from_dict(state["scaling"])
+        if state["embedding"] is not None:
+            features.embedding = features.restore(state["embedding"], _part(tensors, "embedding."))
+        source = learner.new_source()
+        if state["source"] != source.as_dict():
+            raise SavedModelError(f"expected a learner with {source.as_dict()}, got {state['source']}")
+        source.resume(_part(tensors, "source."))
         network = PosteriorNetwork.from_dict(state["network"])
         network.load_state_dict(_part(tensors, "network."))
-    except _DAMAGE as error:
+    except (*_DAMAGE, SavedModelError) as error:
+        features.scaling = features.embedding = None
         raise SavedModelError(f"the learner's checkpoint cannot be used: {error}") from error
-    learner.scaling = scaling
-    learner.surrogate, learner.network = surrogate.to(learner.device), network.to(learner.device)
+    learner.source, learner.network = source, network.to(learner.device)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -128,9 +128,12 @@ class _Lesson:
         parts = [source.split(_HELD_OUT) for source in joint]
         self.joint, self.joint_held_out = [first for first, _ in parts], [second for _, second in parts]
         self.size = min(options.group, *(bank.particles.u.shape[1] - 1 for bank in banks))
-        self.joint_pairs = round(options.joint_share * options.batch_size) if joint else 0
+        share = min(options.joint_share, sum(source.share for source in joint))
+        self.joint_pairs = round(share * options.batch_size)
         self.groups = max(1, (options.batch_size - self.joint_pairs) // self.size)
         self.own_groups = round(options.own_share * options.batch_size / self.size)
+        # Few real pairs would be remembered if learned often; compared with others of their x they do no harm.
+        self.own_joint_share = options.joint_share if joint else 0.0
         self.steps = max(1, options.pairs // options.batch_size)
         self.pairs = options.pairs
 
@@ -193,7 +196,7 @@ class _Lesson:
     def _own(self, teacher: Flow) -> Groups:
         """Groups of one particle or joint draw, so that no mode is forgotten, and draws of the network."""
         n = math.ceil(self.steps * self.own_groups / _USES)
-        of_joint = n * self.joint_pairs // (self.groups * self.size + self.joint_pairs)
+        of_joint = int(n * self.own_joint_share)
         particles = self._particles(n - of_joint, 1)
         u, z = self._joint(of_joint)
         low, high = (math.log(b) for b in self.network.beta_range)
@@ -225,5 +228,7 @@ def _log_variance(difference: Tensor) -> Tensor:
 def _counts(n: int, sources: Sequence[ParticleBank] | Sequence[JointPairs]) -> list[int]:
     """`n` shared out by the shares of `sources`."""
     ends = torch.tensor([0.0] + [source.share for source in sources], dtype=torch.float64).cumsum(0)
+    if len(sources) and not ends[-1]:
+        ends = torch.arange(len(sources) + 1, dtype=torch.float64)
     whole = (ends / ends[-1] * n).round().long() if len(sources) else ends.long()
     return whole.diff().tolist()

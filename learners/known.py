@@ -1,9 +1,10 @@
-r"""A likelihood that is known: the user's own function in the place of a surrogate.
+r"""A likelihood or a loss that is known: the user's own function in the place of something learned.
 
-.. math:: p_\beta(\theta \mid x) \propto p(\theta)\, e^{\beta\, \ell(\theta, x)}
+.. math:: p_\beta(\theta \mid x) \propto p(\theta)\, p(x \mid \theta)^\beta \quad\text{or}\quad
+    p(\theta)\, e^{-\beta\, L(\theta, x)}
 
-`l` may be a log-likelihood, or minus a loss that compares theta with data: then this is the generalized posterior
-(Bissiri, Holmes & Walker 2016, arXiv 1306.6430).
+With a loss this is the generalized posterior (Bissiri, Holmes & Walker 2016, arXiv 1306.6430). Then pairs of the
+simulator are not draws of it at `beta = 1`, as they are with a likelihood.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 __all__ = ["KnownLikelihood", "LogLikelihood"]
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +20,43 @@ from torch import Tensor
 from simulators.errors import DataError
 
 from .scaling import DataScaling
+from .source import OnEpoch, Source, TrainingRows
+from .training import TrainOptions
 from .whitening import Whitening
 
 #: `theta` `(n, d)` and `x` `(n, k)`, row by row -> `(n,)`; -inf where x is impossible. Called from several threads.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
 
-class KnownLikelihood:
+class KnownLikelihood(Source):
     """The user's function in whitened parameters and scaled data.
 
     Arguments:
         function: See `LogLikelihood`; gets double precision.
         whitening: The bijection `theta -> u`.
         scaling: The bijection `x -> z`.
+        is_loss: Whether the function is a loss: its negative is what beta multiplies.
     """
 
-    def __init__(self, function: LogLikelihood, whitening: Whitening, scaling: DataScaling) -> None:
+    fitted = True
+
+    def __init__(
+        self, function: LogLikelihood, whitening: Whitening, scaling: DataScaling, is_loss: bool = False
+    ) -> None:
+        super().__init__()
         self.function, self.whitening, self.scaling = function, whitening, scaling
+        self.is_likelihood, self._sign, self._name = not is_loss, *((-1, "loss") if is_loss else (1, "log_likelihood"))
+
+    def fit(
+        self,
+        rows: TrainingRows,
+        training: TrainOptions,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None = None,
+        threads: int = 1,
+    ) -> float:
+        """Nothing is to be learned."""
+        return float("nan")
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`l` of broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`.
@@ -48,7 +70,13 @@ class KnownLikelihood:
         value = torch.as_tensor(self.function(theta, x))
         if value.shape != (len(theta),):
             raise DataError(
-                f"log_likelihood: expected {len(theta)} numbers for theta {tuple(theta.shape)} and x {tuple(x.shape)}, "
+                f"{self._name}: expected {len(theta)} numbers for theta {tuple(theta.shape)} and x {tuple(x.shape)}, "
                 f"got shape {tuple(value.shape)}"
             )
-        return value.to(u).reshape(batch)
+        return self._sign * value.to(u).reshape(batch)
+
+    def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        return self.log_prob(u, z)[None]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"source": self._name}

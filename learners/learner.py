@@ -1,34 +1,38 @@
 """The learner: simulations in, a tempered posterior out, at any time and as often as wanted.
 
-Three steps (docs/method.md): a surrogate of the likelihood, tempering by sequential Monte Carlo, distillation into one
-network. Each continues from where it stood when more simulations arrive.
+Three steps (docs/method.md): a source of what beta multiplies, such as a surrogate of the likelihood; tempering by
+sequential Monte Carlo; distillation into one network. Each continues from where it stood when more simulations arrive.
+Data of many numbers are embedded first.
 """
 
 from __future__ import annotations
 
 __all__ = ["MIN_SIMULATIONS", "Learner"]
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from simulators.errors import DataError, ObservationError, TemperatureError
 
+from .cost import Distance
 from .distillation import distill
 from .familiarity import Familiarity
-from .known import KnownLikelihood, LogLikelihood
+from .features import Features
+from .known import LogLikelihood
 from .lattice import spread
 from .network import PosteriorNetwork
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
-from .scaling import DataScaling
 from .simulations import Simulations
-from .surrogate import Surrogate
+from .source import OnEpoch, Source, TrainingRows
+from .source_choice import SourceChoice
 from .teaching import Teaching
 from .training import bounded_threads
 from .whitening import whiten
@@ -50,10 +54,15 @@ class Learner:
         options: See `LearnerOptions`.
         seed: Deterministic on the CPU.
         names: Names of the parameters.
-        log_likelihood: `log p(x | theta)`, or minus a loss, where it is known: then no surrogate is needed.
+        log_likelihood: `log p(x | theta)`, where it is known: then nothing is learned of it.
+        source: What is learned: "surrogate" (a density of x), "ratio" (of densities) or "cost" (a mean distance).
+        distance: `d(x, x_o)` of the cost, rows `(n, k)` and `(n, k)` -> `(n,)`.
+        embedding: What makes few numbers of many: "mlp", "conv1d", a module `(n, k) -> (n, m)`, or None.
+        loss: `L(theta, x)` of a generalized posterior: like `log_likelihood`, with the other sign.
 
     Raises:
         PriorError: The prior cannot be used.
+        DataError: The source, or what it needs, cannot be used.
         TemperatureError: Not `0 < low <= high`.
         ObservationError: The observation is not finite.
     """
@@ -67,6 +76,10 @@ class Learner:
         seed: int = 0,
         names: Sequence[str] | None = None,
         log_likelihood: LogLikelihood | None = None,
+        source: str = "surrogate",
+        distance: Distance | None = None,
+        embedding: str | nn.Module | None = None,
+        loss: LogLikelihood | None = None,
     ) -> None:
         low, high = (float(b) for b in beta_range)
         if not 0 < low <= high < float("inf"):
@@ -83,9 +96,13 @@ class Learner:
         self.generator = torch.Generator().manual_seed(seed)
         self.data: Simulations | None = None
         self.held_out = torch.zeros(0, dtype=torch.bool)
-        self.scaling: DataScaling | None = None
-        self.surrogate: Surrogate | None = None
-        self.log_likelihood = log_likelihood
+        #: Simulations that an embedding learns from, and nothing else: of those it is too sure.
+        self.shown = torch.zeros(0, dtype=torch.bool)
+        self.features = Features(embedding, self.options.embedding, self.device)
+        self.choice = SourceChoice(source, distance, log_likelihood, loss)
+        if embedding is not None and self.choice.known is not None:
+            raise DataError("a log_likelihood or loss compares theta with x itself: leave the embedding out")
+        self.source: Source | None = None
         self.network: PosteriorNetwork | None = None
         #: Tempered particles of the observation (of simulated x if there is none), as of the last fit_posterior.
         self.focus: ParticleBank | None = None
@@ -104,6 +121,10 @@ class Learner:
         self.data = Simulations.concatenate(parts)
         fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
         self.held_out = torch.cat([self.held_out, fresh])
+        shown = torch.zeros(len(simulations), dtype=torch.bool)
+        if self.features.kind is not None:
+            shown = torch.rand(len(simulations), generator=self.generator) < self.options.embedding.share
+        self.shown = torch.cat([self.shown, shown & ~fresh])
 
     def add_prior_draws(self, theta: Tensor, x: Tensor) -> None:
         """Adds simulations `x` `(n, ...)` of draws `theta` `(n, d)` of the prior.
@@ -142,13 +163,14 @@ class Learner:
         return 0 if self.data is None else int(self.data.valid.sum())
 
     def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
-        """Fits the ensemble to all simulations so far; returns its held-out loss in nats.
+        """Fits the source to all simulations so far; returns its held-out loss (of a surrogate in nats).
 
-        Where the likelihood is known there is nothing to fit, and the loss is NaN.
+        Where the likelihood is known there is nothing to fit, and the loss is NaN. An embedding is learned by the first
+        fit and, with all that has come since, anew by a final one: then all that saw the old one begins anew too.
 
         Arguments:
-            final: Train to convergence; else a shorter update from where the ensemble stands.
-            on_progress: Called with "surrogate" and the held-out loss after each epoch.
+            final: Train to convergence; else a shorter update from where the source stands.
+            on_progress: Called with "embedding" or "surrogate" and the held-out loss after each epoch.
 
         Raises:
             DataError: Fewer than 50 valid simulations.
@@ -160,36 +182,46 @@ class Learner:
                 f"{self.num_valid} (of {total}); run more, or find out why they fail"
             )
         assert self.data is not None
-        u, _, valid = self._tensors()
-        assert self.scaling is not None
-        if self.log_likelihood is not None:
-            return float("nan")
-        z = spread(self.data.x[self.data.valid], self.scaling, self.generator).to(self.device)
-        if self.surrogate is None:
-            surrogate = Surrogate(self.whitening.dim, z.shape[1], self.options.surrogate, self.seed)
-            self.surrogate = surrogate.to(self.device)
-        options = self.options.surrogate
-        training = options.training if not self.surrogate.fitted else options.refine if final else options.update
+        features, options = self.features, self.options.surrogate
+        features.fit_scaling(self.data.x[self.data.valid])
         with bounded_threads(self.options.threads):
-            return self.surrogate.fit(
-                u,
-                z,
-                valid,
-                self.held_out.to(self.device),
-                training,
-                self.generator,
-                _named("surrogate", on_progress),
-                self.options.threads or torch.get_num_threads(),
-            )
+            if features.kind is not None and (features.embedding is None or final):
+                self._learn_embedding(_named("embedding", on_progress))
+            if self.source is None:
+                self.source = self.new_source()
+            rows = self._rows()
+            training = options.training if not self.source.fitted else options.refine if final else options.update
+            threads = self.options.threads or torch.get_num_threads()
+            return self.source.fit(rows, training, self.generator, _named("surrogate", on_progress), threads)
+
+    def _learn_embedding(self, on_epoch: OnEpoch | None) -> None:
+        """Learns the embedding, from what is kept for it; what saw another one begins anew."""
+        assert self.data is not None
+        chosen = self.data.valid & (self.shown | self.held_out)
+        data, held_out = self.data.take(chosen), self.held_out[chosen]
+        self.features.learn(self._u(data), data.x, self._log_weight(data), held_out, self.generator, on_epoch)
+        self.source = self.network = None
+
+    def _rows(self) -> TrainingRows:
+        """What the source learns from."""
+        data, held_out = self._kept()
+        x, features = data.x[data.valid], self.features
+        z = features.embedded(spread(x, features.known_scaling, self.generator))
+        z_o = None if self.x_o is None else features(self.x_o)
+        return TrainingRows(self._u(data), data.valid.to(self.device), held_out.to(self.device), z, x, z_o, self.x_o)
+
+    def new_source(self) -> Source:
+        """A source for the features as they are, not fitted yet."""
+        scaling, options = self.features.known_scaling, self.options.surrogate
+        return self.choice.build(self.whitening, scaling, self.features.dim, options, self.seed).to(self.device)
 
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
-        """Distills the network from the current surrogate; returns its held-out loss in nats."""
-        scaling = self._scaled()
+        """Distills the network from the current source; returns its held-out loss in nats."""
         if self.network is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1)
                 self.network = PosteriorNetwork(
-                    self.whitening.dim, scaling.dim, self.beta_range, self.options.network
+                    self.whitening.dim, self.features.dim, self.beta_range, self.options.network
                 ).to(self.device)
         options = self.options.distillation if final else self.options.distillation_update
         with bounded_threads(self.options.threads):
@@ -205,13 +237,18 @@ class Learner:
         return self.prior.log_prob(theta.float()).double()
 
     def walk(self, x: Tensor, beta: float, n: int) -> Tensor:
-        """`n` draws `(n, d)` of `p_beta(theta | x)` by the sampler on the surrogate itself.
+        """`n` draws `(n, d)` of `p_beta(theta | x)` by the sampler on the source itself.
 
         Slow, and anew for each `x` `(k,)` and beta, but free of the error of amortizing.
         """
-        z = self._scaled()(torch.atleast_2d(torch.as_tensor(x).double())).to(self.device)
+        z = self.features(torch.atleast_2d(torch.as_tensor(x).double()))
         particles = self._teaching().temper(z, replace(self.options.focus, particles=n), (beta, beta))
         return self.whitening.to_theta(particles.u[-1].cpu()).float()
+
+    @property
+    def predicts(self) -> bool:
+        """Whether `predict` draws x: only a density of x itself can."""
+        return self.features.kind is None and self._fitted().draws_x
 
     @torch.no_grad()
     def predict(self, theta: Tensor) -> Tensor:
@@ -219,60 +256,57 @@ class Learner:
 
         Counts come spread over their cells (a 3 as a number between 2.5 and 3.5).
         """
-        surrogate, scaling = self._fitted(), self._scaled()
+        assert self.predicts, "only a surrogate of x itself predicts; simulate instead"
         u = self.whitening.to_u(theta).float().to(self.device)
-        return scaling.inverse(surrogate.sample(u, self.generator).cpu())
+        return self.features.known_scaling.inverse(self._fitted().sample(u, self.generator).cpu())
 
     def posterior(self, metadata: dict[str, Any] | None = None) -> TemperedPosterior:
         """The posterior as it stands; a copy that further training leaves alone."""
-        assert self.network is not None and self.scaling is not None, "fit_posterior comes first"
+        assert self.network is not None and self.data is not None, "fit_posterior comes first"
         network = PosteriorNetwork.from_dict(self.network.as_dict())
         network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
-        _, z, _ = self._tensors()
-        familiarity = Familiarity.fit(z)
+        data, _ = self._kept()
+        familiarity = Familiarity.fit(self.features(data.x[data.valid]))
         default_x = None if self.x_o is None else self.x_o[0]
-        return TemperedPosterior(network, self.whitening, self.scaling, familiarity, self.names, default_x, metadata)
+        scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)
+        embedding = None if embedding is None else embedding.cpu()
+        return TemperedPosterior(
+            network, self.whitening, scaling, familiarity, self.names, default_x, metadata, embedding
+        )
 
     def _teaching(self) -> Teaching:
-        assert self.data is not None
-        scaling, valid = self._scaled(), self.data.valid
-        u, z, on_device = self._tensors()
-        source: Surrogate | KnownLikelihood
-        if self.log_likelihood is None:
-            source = self._fitted()
-        else:
-            source = KnownLikelihood(self.log_likelihood, self.whitening, scaling)
-        log_weight = (self.log_prior(self.data.theta) - self.data.log_proposal)[valid]
+        data, held_out = self._kept()
+        data, held_out = data.take(data.valid), held_out[data.valid]
         return Teaching(
             self.prior,
             self.whitening,
-            source,
-            u[on_device],
-            z,
-            log_weight.where(~self.held_out[valid], float("nan")),
-            None if self.x_o is None else scaling(self.x_o).to(self.device),
+            self._fitted(),
+            self._u(data),
+            self.features(data.x),
+            self._log_weight(data).where(~held_out, float("nan")),
+            None if self.x_o is None else self.features(self.x_o),
             self.beta_range,
             self.options,
             self.generator,
         )
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`u` of all simulations, `z` of the valid ones, and which are valid, on the device."""
+    def _kept(self) -> tuple[Simulations, Tensor]:
+        """The simulations that the embedding has not seen, and which of them are held out."""
         assert self.data is not None
-        valid = self.data.valid
-        if self.scaling is None:
-            self.scaling = DataScaling.fit(self.data.x[valid])
-        u = self.whitening.to_u(self.data.theta).float().to(self.device)
-        return u, self.scaling(self.data.x[valid]).to(self.device), valid.to(self.device)
+        return self.data.take(~self.shown), self.held_out[~self.shown]
 
-    def _fitted(self) -> Surrogate:
-        assert self.surrogate is not None, "fit_surrogate comes first, and needs an unknown likelihood"
-        return self.surrogate
+    def _u(self, data: Simulations) -> Tensor:
+        """Whitened parameters `(n, d)`, on the device."""
+        return self.whitening.to_u(data.theta).float().to(self.device)
 
-    def _scaled(self) -> DataScaling:
-        assert self.scaling is not None, "fit_surrogate comes first"
-        return self.scaling
+    def _log_weight(self, data: Simulations) -> Tensor:
+        """`log p(theta) - log g(theta)`, NaN where nobody knows g, `(n,)`."""
+        return self.log_prior(data.theta) - data.log_proposal
+
+    def _fitted(self) -> Source:
+        assert self.source is not None, "fit_surrogate comes first"
+        return self.source
 
 
-def _named(phase: str, on_progress: OnProgress | None) -> Callable[[int, float], None] | None:
+def _named(phase: str, on_progress: OnProgress | None) -> OnEpoch | None:
     return None if on_progress is None else lambda epoch, loss: on_progress(phase, loss)

@@ -7,6 +7,7 @@ __all__ = ["LearnerOptions"]
 from dataclasses import dataclass, field
 
 from .distillation import DistillationOptions
+from .embedding import EmbeddingOptions
 from .network import NetworkOptions
 from .surrogate import SurrogateOptions
 from .tempering import TemperingOptions
@@ -17,7 +18,8 @@ class LearnerOptions:
     """Sizes and training options of the three steps.
 
     Arguments:
-        surrogate: The ensemble.
+        surrogate: The ensemble; of a ratio or a cost, the sizes of its networks and their training.
+        embedding: The embedding, where there is one.
         tempering: The walk for each x of the bank.
         focus: The walk for the observation of a targeted campaign.
         bank: Number of x on which the network is distilled.
@@ -30,6 +32,7 @@ class LearnerOptions:
     """
 
     surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
+    embedding: EmbeddingOptions = field(default_factory=EmbeddingOptions)
     tempering: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=24, moves=6))
     focus: TemperingOptions = field(default_factory=lambda: TemperingOptions(particles=512, moves=10))
     bank: int = 1024

@@ -78,7 +78,8 @@ class JointPairs:
         u: `(n, d)`.
         z: `(n, k)`.
         weight: Importance weights towards `p(u, x)`, `(n,)`.
-        share: Share of the joint pairs drawn from here.
+        share: Share of all pairs that are drawn from here; zero where they are no posterior draws, and only give points
+            of x to compare.
     """
 
     u: Tensor

@@ -28,8 +28,11 @@ from .scaling import DataScaling
 from .whitening import Whitening
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.distributions import Distribution
 
+    from .cost import Distance
+    from .embedding import Embedding
     from .known import LogLikelihood
     from .options import LearnerOptions
 
@@ -52,6 +55,7 @@ class TemperedPosterior:
         names: Names of the parameters.
         default_x: Observation used where none is given, `(k,)`.
         metadata: Facts to keep beside the weights (plain JSON values).
+        embedding: What makes few numbers of scaled data, or None.
     """
 
     def __init__(
@@ -63,9 +67,10 @@ class TemperedPosterior:
         names: Sequence[str] | None = None,
         default_x: Tensor | None = None,
         metadata: dict[str, Any] | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
         self.network, self.whitening, self.scaling = network.eval(), whitening, scaling
-        self.familiarity = familiarity
+        self.familiarity, self.embedding = familiarity, embedding
         self.names = tuple(names) if names else tuple(f"theta_{i}" for i in range(whitening.dim))
         self.metadata = dict(metadata or {})
         self.default_x: Tensor | None = None
@@ -95,6 +100,10 @@ class TemperedPosterior:
         options: LearnerOptions | None = None,
         seed: int = 0,
         log_likelihood: LogLikelihood | None = None,
+        source: str = "surrogate",
+        distance: Distance | None = None,
+        embedding: str | nn.Module | None = None,
+        loss: LogLikelihood | None = None,
     ) -> TemperedPosterior:
         """Trains on simulations that exist already, drawn from the prior.
 
@@ -106,15 +115,32 @@ class TemperedPosterior:
             options: Sizes and training options.
             seed: Deterministic on the CPU.
             log_likelihood: `log p(x | theta)` of `theta` `(n, d)` and `x` `(n, k)`, row by row, `(n,)`, where it is
-                known; or minus a loss, for a generalized posterior. The simulations then only say which x there are.
-                It is called from several threads.
+                known. The simulations then only say which x there are. It is called from several threads.
+            source: What is learned where it is not known: "surrogate", a density of x; "ratio", of the densities of x
+                given theta and of x; "cost", the mean distance of simulations from x, in place of minus the
+                log-likelihood.
+            distance: `d(x, x_o)` for the cost: rows `(n, k)` of simulations and `(n, k)` of observations -> `(n,)`.
+            embedding: What makes few numbers of many: "mlp"; "conv1d", for series; or a module of your own, which is
+                called on scaled x `(n, k)` and gives `(n, m)`. Sizes are in `LearnerOptions.embedding`.
+            loss: Like `log_likelihood`, with the other sign, for a generalized posterior: theta and x are then not
+                taken for draws of it at beta = 1.
 
         Raises:
             PriorError, DataError, TemperatureError: With the remedy.
         """
         from .learner import Learner
 
-        learner = Learner(prior, beta_range, options=options, seed=seed, log_likelihood=log_likelihood)
+        learner = Learner(
+            prior,
+            beta_range,
+            options=options,
+            seed=seed,
+            log_likelihood=log_likelihood,
+            source=source,
+            distance=distance,
+            embedding=embedding,
+            loss=loss,
+        )
         learner.add_prior_draws(torch.as_tensor(theta), torch.as_tensor(x))
         learner.fit_surrogate()
         learner.fit_posterior()
@@ -242,18 +268,25 @@ class TemperedPosterior:
         return save_posterior(self, Path(directory))
 
     @classmethod
-    def load(cls, source: str | Path) -> TemperedPosterior:
+    def load(cls, source: str | Path, embedding: nn.Module | None = None) -> TemperedPosterior:
         """Reads what `save` wrote, the posterior of a campaign's run directory, or one of MLflow's registry.
 
         Arguments:
             source: A folder, or `"models:/NAME/VERSION"` or `"models:/NAME@ALIAS"`.
+            embedding: Your own module, if it was trained with one: weights are saved, code is not.
 
         Raises:
-            SavedModelError: Nothing there, damaged, or written by a newer version.
+            SavedModelError: Nothing there, damaged, written by a newer version, or trained with another module.
         """
         from .saving import load_posterior
 
-        return load_posterior(source)
+        return load_posterior(source, embedding)
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """What the network sees of `x` `(*, k)`: scaled, and embedded where there is an embedding; `(*, m)`."""
+        z = self.scaling(x)
+        return z if self.embedding is None else self.embedding(z)
 
     def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None) -> Tensor:
         count, rows = shape.numel(), max(1, z.shape[:-1].numel())
@@ -282,7 +315,7 @@ class TemperedPosterior:
             if self.default_x is None:
                 raise ObservationError("no observation: pass x=..., or set one with set_default_x")
             x = self.default_x
-        z = self.scaling(self._check_x(x))
+        z = self.features(self._check_x(x))
         p_value = self.familiarity.p_value(torch.atleast_2d(z))
         far = int((p_value < _FAR).sum())
         if far:

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +20,19 @@ from safetensors.torch import load_file, save_file
 
 from simulators.errors import SavedModelError, TemperflowError
 
+from .embedding import Embedding
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
 from .posterior import TemperedPosterior
 from .scaling import DataScaling
 from .whitening import whitening_from_dict
 
-FORMAT_VERSION = 2
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT_VERSION = 3
+#: What readers of format 2 understand too: all without an embedding.
+_WITHOUT_EMBEDDING = 2
 _TENSORS, _SPEC = "posterior.safetensors", "posterior.json"
 #: What reading files with missing, surplus or altered parts may raise.
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)
@@ -40,8 +46,11 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     tensors["familiarity.mean"] = familiarity.mean.contiguous()
     tensors["familiarity.precision"] = familiarity.precision.contiguous()
     tensors["familiarity.distances"] = familiarity.distances.contiguous()
+    embedding = posterior.embedding
+    if embedding is not None:
+        tensors |= {f"embedding.{k}": v.detach().contiguous().cpu() for k, v in embedding.state_dict().items()}
     spec: dict[str, Any] = {
-        "format": FORMAT_VERSION,
+        "format": _WITHOUT_EMBEDDING if embedding is None else FORMAT_VERSION,
         "names": list(posterior.names),
         "network": posterior.network.as_dict(),
         "whitening": posterior.whitening.as_dict(),
@@ -49,6 +58,8 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
         "default_x": None if posterior.default_x is None else posterior.default_x.tolist(),
         "metadata": posterior.metadata,
     }
+    if embedding is not None:
+        spec["embedding"] = embedding.as_dict()
     text = json.dumps(spec, indent=1)  # first, so that metadata that JSON does not know leaves an old save alone
     temporary = directory / f".{_TENSORS}.{os.getpid()}"
     save_file(tensors, temporary)
@@ -59,11 +70,14 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     return directory
 
 
-def load_posterior(source: str | Path) -> TemperedPosterior:
-    """Reads a posterior; a run directory's is in its folder `posterior`, a registered model's comes from MLflow."""
+def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> TemperedPosterior:
+    """Reads a posterior; a run directory's is in its folder `posterior`, a registered model's comes from MLflow.
+
+    `embedding` is the user's module, of a posterior that was trained with one.
+    """
     if isinstance(source, str) and source.startswith("models:/"):
         with tempfile.TemporaryDirectory() as temporary:
-            return load_posterior(_downloaded(source, temporary))
+            return load_posterior(_downloaded(source, temporary), embedding)
     directory = Path(source)
     if not (directory / _SPEC).exists() and (directory / "posterior" / _SPEC).exists():
         directory = directory / "posterior"
@@ -86,8 +100,7 @@ def load_posterior(source: str | Path) -> TemperedPosterior:
     try:
         tensors = load_file(tensor_path)
         network = PosteriorNetwork.from_dict(spec["network"])
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        network.load_state_dict(_part(tensors, "network."))
         return TemperedPosterior(
             network,
             whitening_from_dict(spec["whitening"]),
@@ -96,10 +109,29 @@ def load_posterior(source: str | Path) -> TemperedPosterior:
             spec["names"],
             None if spec["default_x"] is None else torch.tensor(spec["default_x"], dtype=torch.float64),
             spec["metadata"],
+            _restored(spec.get("embedding"), _part(tensors, "embedding."), embedding),
         )
+    except SavedModelError:
+        raise  # the embedding: what to do is said
     except _DAMAGE as error:
         reason = str(error).splitlines()[0]
         raise SavedModelError(f"{directory} is damaged ({reason}); save the posterior again") from error
+
+
+def _restored(
+    spec: dict[str, Any] | None, tensors: dict[str, torch.Tensor], module: nn.Module | None
+) -> Embedding | None:
+    if spec is not None and (module is None or spec["kind"] == "module"):
+        return Embedding.restore(spec, tensors, module)
+    if module is not None:
+        raise SavedModelError(
+            "an embedding was given, but the posterior was trained without a module of your own; leave it out"
+        )
+    return None
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def saved_digest(directory: Path) -> str:

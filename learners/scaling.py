@@ -10,7 +10,7 @@ A bijection of `x` does not change `p(theta) p(x | theta)^beta`: its Jacobian is
 
 from __future__ import annotations
 
-__all__ = ["DataScaling"]
+__all__ = ["DataScaling", "long_tails"]
 
 import math
 from typing import Any
@@ -61,6 +61,14 @@ class DataScaling:
         scale = torch.where(scale > 1e-12 * (1 + quantiles[1].abs()), scale, torch.ones_like(scale))
         return cls(logarithmic, quantiles[1], scale, root)
 
+    @classmethod
+    def fit_series(cls, x: Tensor, channels: int) -> DataScaling:
+        """One bijection for all numbers of a series; `x` `(n, channels * length)` has one series after the other."""
+        one = cls.fit(x.unflatten(1, (channels, -1)).movedim(1, 2).flatten(0, 1))
+        length = x.shape[1] // channels
+        parts = (one.logarithmic, one.center, one.scale, one.root)
+        return cls(*(part.repeat_interleave(length) for part in parts))
+
     @property
     def dim(self) -> int:
         return self.center.shape[0]
@@ -72,8 +80,7 @@ class DataScaling:
         if self._any_logarithmic:
             value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), value)
         t = (value - self.center) / self.scale
-        tail = t.sign() * (_KNEE + torch.log1p((t.abs() - _KNEE).clamp(min=0.0)))
-        return torch.where(t.abs() <= _KNEE, t, tail).float()
+        return long_tails(t).float()
 
     def inverse(self, z: Tensor) -> Tensor:
         """`x`, `(*, k)` in double precision."""
@@ -104,6 +111,12 @@ class DataScaling:
         # Saves of format 1 know no roots.
         root = torch.tensor(spec["root"]) if "root" in spec else None
         return cls(torch.tensor(spec["logarithmic"]), center, scale, root)
+
+
+def long_tails(t: Tensor) -> Tensor:
+    """`c(t)`: values beyond the knee grow like a logarithm."""
+    tail = t.sign() * (_KNEE + torch.log1p((t.abs() - _KNEE).clamp(min=0.0)))
+    return torch.where(t.abs() <= _KNEE, t, tail)
 
 
 def _root(x: Tensor) -> Tensor:

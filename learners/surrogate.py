@@ -17,14 +17,15 @@ from __future__ import annotations
 
 __all__ = ["Surrogate", "SurrogateOptions"]
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .member import Member
+from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions, bounded_threads
 from .validity import Validity
 
@@ -65,7 +66,7 @@ class SurrogateOptions:
         return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process", "location")
 
 
-class Surrogate(nn.Module):
+class Surrogate(Source):
     """Ensemble of flows over scaled data `z` `(*, k)` given whitened parameters `u` `(*, d)`.
 
     Arguments:
@@ -75,9 +76,11 @@ class Surrogate(nn.Module):
         seed: Seed of the initial weights.
     """
 
+    draws_x: ClassVar[bool] = True
+
     def __init__(self, dim_u: int, dim_z: int, options: SurrogateOptions, seed: int) -> None:
         super().__init__()
-        self.options, self.seed, self.fitted = options, seed, False
+        self.options, self.seed, self.dim_u = options, seed, dim_u
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             kinds = options.kinds(dim_z)
@@ -88,31 +91,19 @@ class Surrogate(nn.Module):
 
     def fit(
         self,
-        u: Tensor,
-        z: Tensor,
-        valid: Tensor,
-        held_out: Tensor,
+        rows: TrainingRows,
         training: TrainOptions,
         generator: torch.Generator,
-        on_epoch: Callable[[int, float], None] | None = None,
+        on_epoch: OnEpoch | None = None,
         threads: int = 1,
     ) -> float:
-        """Fits every member, continuing from where it stands, then the weights and `p(valid | u)`.
-
-        Arguments:
-            u: Whitened parameters of all simulations, `(n, d)`.
-            z: Scaled data of the valid ones, `(n_valid, k)`.
-            valid: Which simulations are valid, boolean `(n,)`.
-            held_out: Which of all simulations only score, boolean `(n,)`; the same ones in every fit.
-            training: Options of this fit.
-            generator: Source of randomness on the CPU.
-            on_epoch: Called with the epoch and held-out loss of the member being fitted.
-            threads: Members fitted at once, each on one thread: such small networks gain nothing from more.
+        """Fits every member, then the weights and `p(valid | u)`.
 
         Returns:
             Held-out loss of the pooled ensemble, `-mean log p(z | u)` in nats.
         """
-        context, held_out = u[valid], held_out[valid]
+        u, z, valid = rows.u, rows.z, rows.valid
+        context, held_out = u[valid], rows.held_out[valid]
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
 
         def fit_member(member: Member, seed: int) -> None:
@@ -158,6 +149,18 @@ class Surrogate(nn.Module):
                 if rows.any():
                     z[rows] = member.sample(u[rows])  # type: ignore[operator]
         return z
+
+    def log_valid(self, u: Tensor) -> Tensor:
+        return self.validity.log_prob(u)
+
+    def as_dict(self) -> dict[str, Any]:
+        kinds, hidden = list(self.options.kinds(self.dim_z)), list(self.options.hidden)
+        return {"source": "Surrogate", "members": kinds, "dim_u": self.dim_u, "dim_z": self.dim_z, "hidden": hidden}
+
+    def resume(self, weights: dict[str, Tensor]) -> None:
+        super().resume(weights)
+        for member in self.members:
+            member.fitted = True  # type: ignore[assignment]
 
     @property
     def dim_z(self) -> int:

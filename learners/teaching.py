@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .distillation import DistillationOptions
-from .known import KnownLikelihood
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
-from .surrogate import Surrogate
+from .source import Source
 from .tempered_density import TemperedDensity
 from .tempering import TemperedParticles, TemperingOptions, temper
 from .training import bounded_threads
@@ -26,11 +25,11 @@ from .whitening import Whitening, log_normal
 
 @dataclass(frozen=True)
 class Teaching:
-    """See the module. Where the likelihood is known there is no surrogate to draw x from: the simulated ones serve.
+    """See the module. Where the source draws no x, the simulated ones serve.
 
     Attributes:
         prior, whitening: `p(theta)` and its whitening.
-        source: Where the likelihood comes from.
+        source: What beta multiplies.
         u: Whitened parameters of the valid simulations, `(n, d)`.
         z: Their scaled data, `(n, k)`.
         log_weight: `log p(theta) - log g(theta)` of each, not finite for those that may not be learned from, `(n,)`.
@@ -42,7 +41,7 @@ class Teaching:
 
     prior: Distribution
     whitening: Whitening
-    source: Surrogate | KnownLikelihood
+    source: Source
     u: Tensor
     z: Tensor
     log_weight: Tensor
@@ -54,8 +53,8 @@ class Teaching:
     def banks(self, final: bool) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
         size = self.options.bank if final else self.options.bank // 8
-        known = isinstance(self.source, KnownLikelihood)
-        rows = torch.randperm(len(self.z), generator=self.generator)[: size if known else size // 2]
+        simulations = size // 2 if self.source.draws_x else size
+        rows = torch.randperm(len(self.z), generator=self.generator)[:simulations]
         simulated = self.z[rows.to(self.z.device)]
         if self.z_o is None:
             z = self._joined(simulated, size, self._prior_u)
@@ -110,15 +109,21 @@ class Teaching:
 
     @torch.no_grad()
     def joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
-        """Posterior draws at beta = 1: fresh ones and real ones."""
+        """Posterior draws at beta = 1: fresh ones and real ones.
+
+        Where they would be none (with a cost or a loss), pairs of share zero: their x are learned from, but not by
+        likelihood.
+        """
         if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
             return []
+        if not self.source.is_likelihood:
+            return [JointPairs(self.u, self.z, torch.ones(len(self.u)), 0.0)]
         real = self._real_pairs(options)
-        if isinstance(self.source, KnownLikelihood):
+        if not self.source.draws_x:
             return [] if real is None else [real]
         share = options.joint_share - (0.0 if real is None else real.share)
-        u, z = self._predicted(self.source, self._prior_u(round(share * options.pairs)))
-        fresh = JointPairs(u, z, self.source.validity.log_prob(u).exp(), share)
+        u, z = self._predicted(self._prior_u(round(share * options.pairs)))
+        fresh = JointPairs(u, z, self.source.log_valid(u).exp(), share)
         return [fresh] if real is None else [fresh, real]
 
     def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
@@ -130,23 +135,24 @@ class Teaching:
         weight = self.log_weight[known].exp()
         weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
         # Repeating few real pairs many times would only teach the network to remember them.
-        share = min(options.real_share, options.joint_share, 20 * len(weight) / options.pairs)
+        most = options.real_share if self.source.draws_x else options.joint_share
+        share = min(most, options.joint_share, 20 * len(weight) / options.pairs)
         rows = known.to(self.z.device)
         return JointPairs(self.u[rows], self.z[rows], weight.float(), share)
 
     def _joined(self, simulated: Tensor, size: int, fresh_u: Callable[[int], Tensor]) -> Tensor:
-        """`simulated`, and draws of the surrogate up to `size` in all."""
-        if isinstance(self.source, KnownLikelihood):
+        """`simulated`, and draws of the source up to `size` in all."""
+        if not self.source.draws_x:
             return simulated
-        return torch.cat([simulated, self._predicted(self.source, fresh_u(size - len(simulated)))[1]])
+        return torch.cat([simulated, self._predicted(fresh_u(size - len(simulated)))[1]])
 
     @torch.no_grad()
-    def _predicted(self, surrogate: Surrogate, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`u` with one draw `z` of the surrogate each, without draws beyond twice the range of the simulations.
+    def _predicted(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`u` with one draw `z` of the source each, without draws beyond twice the range of the simulations.
 
         The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
         """
-        z = surrogate.sample(u, self.generator)
+        z = self.source.sample(u, self.generator)
         low, high = self.z.amin(dim=0), self.z.amax(dim=0)
         reach = (high - low) / 2
         # Constants are learned as if they were spread over a cell of some width.

@@ -1,20 +1,22 @@
-r"""Maximum-likelihood training of a conditional flow, with the data on the device and no loader in between.
+r"""Training of a conditional flow by maximum likelihood, or of any other module by the loss of its rows, with the data
+on the device and no loader in between.
 
 .. math:: \min_\phi \; -\frac{1}{\sum_i w_i} \sum_i w_i \log p_\phi(v_i \mid c_i)
 """
 
 from __future__ import annotations
 
-__all__ = ["Descent", "TrainOptions", "bounded_threads", "fit_flow"]
+__all__ = ["Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module"]
 
 import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from zuko.flows import Flow
 
 #: Nats that one held-out pair may cost: a single outlier must not decide when training stops.
@@ -56,23 +58,24 @@ def bounded_threads(threads: int | None) -> Iterator[None]:
 
 
 class Descent:
-    """Steps of an optimizer down the losses of a flow: warm-up, then cosine to zero, gradients clipped.
+    """Steps of an optimizer down the losses of a module: warm-up, then cosine to zero, gradients clipped.
 
     Attributes:
-        averaged: The flow with a moving average of the weights: as good as a lower learning rate without its slowness
+        averaged: The module with a moving average of the weights: as good as a lower learning rate without its slowness
             (Polyak & Juditsky 1992). This is what is scored and kept.
 
     Arguments:
-        flow: The flow, changed in place.
+        flow: The module, changed in place.
         optimizer: With the peak learning rate.
         total: Number of steps that are planned.
     """
 
-    def __init__(self, flow: Flow, optimizer: torch.optim.Optimizer, total: int) -> None:
+    def __init__(self, flow: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> None:
         self.flow, self.optimizer, self.steps = flow, optimizer, 0
         self._peak, self._total, self._warm_up = optimizer.defaults["lr"], total, min(100, total // 10 + 1)
         self.averaged = copy.deepcopy(flow)
-        self._live, self._slow = list(flow.parameters()), list(self.averaged.parameters())
+        self._live: list[Tensor] = list(flow.parameters())
+        self._slow: list[Tensor] = list(self.averaged.parameters())
 
     def step(self, loss: Tensor) -> None:
         """One step; a loss whose gradient overflows is skipped."""
@@ -112,25 +115,42 @@ def fit_flow(
     Returns:
         The best held-out loss `-mean log p(v | c)` in nats.
     """
-    train_v, train_c = v[~held_out], c[~held_out]
-    score_v, score_c = (v[held_out], c[held_out]) if held_out.any() else (train_v, train_c)
-    n = train_v.shape[0]
+    return fit_module(flow, _Pairs(v, c, held_out), v.device, options, generator, on_epoch)
+
+
+def fit_module(
+    module: nn.Module,
+    lesson: Lesson,
+    device: torch.device,
+    options: TrainOptions,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> float:
+    """Fits `module` to a lesson in place and leaves it at its best held-out loss, which is returned.
+
+    Arguments:
+        module: What is trained.
+        lesson: What it learns from.
+        device: Where the lesson's rows are.
+        options, generator, on_epoch: As for `fit_flow`.
+    """
+    n = len(lesson)
     # Few data make small batches worth their steps.
     batch = min(options.batch_size, max(_MIN_BATCH, n // _STEPS_PER_EPOCH), n)
     steps_per_epoch = max(1, n // batch)
     optimizer = torch.optim.AdamW(
-        flow.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
+        module.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
-    descent = Descent(flow, optimizer, options.max_epochs * steps_per_epoch)
-    best, best_state, waited = held_out_loss(flow, score_v, score_c), copy.deepcopy(flow.state_dict()), 0
+    descent = Descent(module, optimizer, options.max_epochs * steps_per_epoch)
+    best, best_state, waited = _scored(lesson, module), copy.deepcopy(module.state_dict()), 0
     for epoch in range(options.max_epochs):
-        order = torch.randperm(n, generator=generator).to(v.device)
+        order = torch.randperm(n, generator=generator).to(device)
+        module.train()
         for k in range(steps_per_epoch):
-            index = order[k * batch : (k + 1) * batch]
-            log_p = flow(train_c[index]).log_prob(train_v[index])
-            # One pair that overflows must not undo the training.
-            descent.step(-log_p[log_p.isfinite()].mean())
-        score = held_out_loss(descent.averaged, score_v, score_c)
+            descent.step(lesson.loss(module, order[k * batch : (k + 1) * batch], generator))
+        for slow, live in zip(descent.averaged.buffers(), module.buffers(), strict=True):
+            slow.copy_(live)  # what layers such as batch normalization have counted
+        score = _scored(lesson, descent.averaged)
         if on_epoch is not None:
             on_epoch(epoch, score)
         if score < best:
@@ -139,12 +159,53 @@ def fit_flow(
             waited += 1
             if waited >= options.patience:
                 break
-    flow.load_state_dict(best_state)
+    module.load_state_dict(best_state)
+    module.eval()
     return best
 
 
 @torch.no_grad()
-def held_out_loss(flow: Flow, v: Tensor, c: Tensor, chunk: int = 8192) -> float:
+def _scored(lesson: Lesson, module: nn.Module) -> float:
+    return lesson.score(module.eval())
+
+
+class Lesson(Protocol):
+    """What a module learns from: rows, their loss, and a score on rows that are kept apart."""
+
+    def __len__(self) -> int:
+        """Number of rows to learn from."""
+        ...
+
+    def loss(self, module: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of `rows` `(b,)`, a scalar."""
+        ...
+
+    def score(self, module: nn.Module) -> float:
+        """The loss of the rows kept apart: the same for the same weights."""
+        ...
+
+
+class _Pairs:
+    """Pairs of data and context; without any that are held out, all are scored."""
+
+    def __init__(self, v: Tensor, c: Tensor, held_out: Tensor) -> None:
+        self.v, self.c = v[~held_out], c[~held_out]
+        self.scored = (v[held_out], c[held_out]) if held_out.any() else (self.v, self.c)
+
+    def __len__(self) -> int:
+        return len(self.v)
+
+    def loss(self, flow: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        log_p = flow(self.c[rows]).log_prob(self.v[rows])
+        # One pair that overflows must not undo the training.
+        return -log_p[log_p.isfinite()].mean()
+
+    def score(self, flow: nn.Module) -> float:
+        return held_out_loss(flow, *self.scored)
+
+
+@torch.no_grad()
+def held_out_loss(flow: nn.Module, v: Tensor, c: Tensor, chunk: int = 8192) -> float:
     """`-mean log p(v | c)` in nats; a pair counts for at most 1e4, infinite if all do."""
     logs = torch.cat([flow(b).log_prob(a) for a, b in zip(v.split(chunk), c.split(chunk), strict=True)])
     usable = logs.isfinite() & (logs > -_WORST)

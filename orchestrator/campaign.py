@@ -28,6 +28,7 @@ from .config_reading import load_config, validate_config
 from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution
+from .learner_parts import resolve_learner
 from .loop import Interrupted
 from .observation import Observation, with_others
 from .problem import Problem, named, resolve
@@ -88,7 +89,8 @@ class Campaign:
                 folder=str(Path.cwd()),
             )
             acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
-            problem = Problem(spec, checked, names, None, acquisition)
+            learner = resolve_learner(config.learner, Path.cwd())
+            problem = Problem(spec, checked, names, None, acquisition, learner)
         if observation is not None:
             x, *others = (np.asarray(values, dtype=np.float64).ravel() for values in (observation, *also))
             places = [f"also[{i}]" for i in range(len(others))]

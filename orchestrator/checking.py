@@ -52,11 +52,12 @@ class CheckResult:
 def check(run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int) -> list[CheckResult]:
     """Ranks the simulations kept from training, writes `calibration.json`, returns one result a population.
 
-    A campaign at temperatures without 1 cannot be checked by SBC and gives an empty list.
+    A campaign at temperatures without 1 cannot be checked by SBC and gives an empty list; nor can the posterior of a
+    cost, of which the simulator's pairs are no draws.
     """
     low, high = posterior.beta_range
     results: list[CheckResult] = []
-    if low <= 1.0 <= high:
+    if low <= 1.0 <= high and posterior.metadata.get("source") != "cost":
         table = run.store().read(["theta", "x", "status", "proposal"])
         theta, x = split_columns(table)
         kind = np.array(table["proposal"].to_pylist())

@@ -129,14 +129,13 @@ def sample(
     """Draw from the tempered posterior."""
     import pandas as pd
 
-    from learners.posterior import TemperedPosterior
-
     from .config import ObservationConfig
+    from .learner_parts import load_own_posterior
     from .observation import read_observation
 
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"expected --out to end in .parquet or .csv, got {out}")
-    posterior = TemperedPosterior.load(directory)
+    posterior = load_own_posterior(RunDirectory(directory))
     observed = None
     if x != "observation":
         records = RunDirectory(directory).records() if RunDirectory(directory).exists else {}
@@ -154,17 +153,16 @@ def sample(
 @app.command(epilog="Example: temperflow check runs/hudson_bay")
 def check(directory: RunDir) -> None:
     """Check the posterior's calibration (SBC) on the simulations kept from training."""
-    from learners.posterior import TemperedPosterior
-
     from .checking import check as check_run
+    from .learner_parts import load_own_posterior
 
     run = RunDirectory(directory)
     settings = run.records()["config"]
-    results = check_run(run, TemperedPosterior.load(directory), settings["calibration"]["draws"], settings["seed"])
+    results = check_run(run, load_own_posterior(run), settings["calibration"]["draws"], settings["seed"])
     if not results:
         raise ConfigError(
             "there are too few simulations to check with (at least 20 a population), or beta = 1 is outside the "
-            "trained range; raise `calibration.share` or the budget and run again"
+            "trained range; raise `calibration.share` or the budget and run again (a `cost` cannot be checked so)"
         )
     _print_checks(results)
 

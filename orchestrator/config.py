@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "EMBEDDINGS",
     "METHODS",
     "AcquisitionConfig",
     "BudgetConfig",
@@ -166,9 +167,27 @@ class BudgetConfig(_Model):
         return self
 
 
+#: Embeddings that are built in.
+EMBEDDINGS = ("mlp", "conv1d")
+
+
 class LearnerConfig(_Model):
     """The learner; the defaults suit most campaigns."""
 
+    source: Literal["surrogate", "ratio", "cost"] = "surrogate"
+    """Where what beta multiplies comes from. `surrogate`: a density of x is learned; `ratio`: classifiers learn the
+    ratio of densities `p(x | theta) / p(x)`; `cost`: the mean `distance` of simulations from x is learned, and minus it
+    takes the place of the log-likelihood. See [method.md](method.md)."""
+    distance: str | None = None
+    """`file.py:name` or `module:name` of a function `(x, x_o) -> d` of rows `(n, k)` and `(n, k)`, torch tensors, that
+    gives `(n,)`; of the source `cost`."""
+    embedding: str | None = None
+    """What makes few numbers of an x of many: none; `mlp`; `conv1d`, for series; or `file.py:Class` of your own
+    `torch.nn.Module`, made without arguments, which is called on scaled x `(n, k)` and gives `(n, m)`."""
+    embedding_dim: int | None = Field(None, ge=1)
+    """Numbers that `mlp` or `conv1d` give; by default twice as many as parameters, and at least 4."""
+    embedding_channels: int = Field(1, ge=1)
+    """Series of equal length, one after the other, that make up x, for `conv1d`."""
     members: list[
         Literal[
             "linear",
@@ -185,7 +204,7 @@ class LearnerConfig(_Model):
     ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
     hidden: list[int] = [128, 128, 128, 128]
-    """Widths of the surrogate's hidden layers."""
+    """Widths of the hidden layers of the surrogate, the ratio or the cost."""
     epochs: int = Field(200, ge=1)
     """Passes over the simulations in a fit from scratch, at most (training stops early)."""
     update_epochs: int = Field(40, ge=1)
@@ -202,6 +221,33 @@ class LearnerConfig(_Model):
     """CPU cores reserved for the trainer while simulations run."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of the trainer; by default one if the cluster has any."""
+
+    @field_validator("embedding")
+    @classmethod
+    def _known_embedding(cls, value: str | None) -> str | None:
+        if value in (None, "none"):
+            return None
+        if value not in EMBEDDINGS and ":" not in value:
+            known = nearest(value, (*EMBEDDINGS, "none"))
+            raise ValueError(f"no embedding '{value}'; {known}, or name a class as 'file.py:Class'")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> LearnerConfig:
+        if self.source == "cost" and self.distance is None:
+            raise ValueError("source `cost` needs a `distance`, such as mine.py:distance")
+        if self.source != "cost" and self.distance is not None:
+            raise ValueError(f"a `distance` is for the source `cost`, but the source is `{self.source}`; remove one")
+        if self.source != "surrogate" and self.members:
+            raise ValueError(f"`members` are those of a surrogate, but the source is `{self.source}`; remove one")
+        if self.embedding_dim is not None and self.embedding not in EMBEDDINGS:
+            raise ValueError(
+                f"`embedding_dim` is for the embeddings {' and '.join(EMBEDDINGS)}, but the embedding is "
+                f"{self.embedding or 'none'}; remove it"
+            )
+        if self.embedding_channels != 1 and self.embedding != "conv1d":
+            raise ValueError(f"`embedding_channels` are for conv1d, but the embedding is {self.embedding or 'none'}")
+        return self
 
 
 METHODS = ("default", "variance", "tempered", "prior", "sobol")

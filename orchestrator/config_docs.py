@@ -79,15 +79,12 @@ From Python, sections are arguments: `Campaign(..., temperature={{"low": 0.2, "h
 
 - `simulator.function`, `prior` and `observation`, where they name files: relative to the configuration file's folder.
   `package.module:name` is imported as in Python.
-<<<<<<< HEAD
+- `learner.distance` and `learner.embedding`, where they name files: likewise.
 - Functions have that folder as their working directory, on nodes where it exists.
 - `simulator.command`, `simulator.input` and `simulator.workdir`: a program with a slash in its name, a template and the
   working folders are relative to the same folder. Other arguments are left as they are, and a program runs in a folder
   of its own: write `{{folder}}/mesh.dat` for a file of yours.
-=======
 - `store`: relative to the run directory.
-- Simulations have that folder as their working directory, on nodes where it exists.
->>>>>>> wt-store
 - The run directory (`--dir`, else `runs/NAME`) and MLflow's sqlite file: relative to the folder in which the command is
   given.
 

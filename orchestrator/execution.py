@@ -26,6 +26,7 @@ from .display import Display, Progress
 from .failures import failure_table
 from .held_out import held_out
 from .journal import ProposalJournal
+from .learner_parts import load_own_posterior
 from .loop import SimulationLoop
 from .placement import TrainerPlace
 from .pool import SimulationPool
@@ -118,6 +119,7 @@ class Execution:
                 config.seed,
                 problem.names,
                 run.checkpoint.read_bytes() if run.checkpoint.exists() else None,
+                problem.learner,
             )
             return self.system.trainer
 
@@ -247,12 +249,14 @@ class Execution:
             "simulations": self.loop.trainable,
             "calibration_from": self.proposer.next_id,
             "observations": self._observations,
+            "source": self.config.learner.source,
         }
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.trainer.finish(metadata, self.loop.dim_x)
         self._look_at_training()
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         trained = self.loop.wait_for_posterior()
+        (self.run.path / "predictive.npz").unlink(missing_ok=True)
         if trained.predictive:
             np.savez_compressed(self.run.path / "predictive.npz", **trained.predictive)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
@@ -274,7 +278,7 @@ class Execution:
     def _finished_posterior(self) -> TemperedPosterior | None:
         """The posterior of an earlier process, if it was trained on all that the budget allows."""
         try:
-            posterior = TemperedPosterior.load(self.run.posterior)
+            posterior = load_own_posterior(self.run)
         except SavedModelError:
             return None
         if posterior.metadata.get("simulations") != self.loop.trainable:
@@ -294,7 +298,9 @@ class Execution:
         return posterior if self.loop.spent + missing >= budget else None
 
     def _calibration_size(self) -> int:
-        """Simulations of each population that checks the posterior."""
+        """Simulations of each population that checks the posterior; none can check that of a cost."""
+        if self.config.learner.source == "cost":
+            return 0
         settings, budget = self.config.calibration, self.config.budget.simulations
         rows = budget if budget is not None else max(1, self.loop.trainable)
         populations = 2 if self._targeted else 1
@@ -392,5 +398,8 @@ class Execution:
         failures = failure_table(self.store.read(["status", "reason"]), _TRACKED_FAILURES)
         self.tracker.text(json.dumps(failures, indent=1), "failures.json")
         self.tracker.dataset(self.store.location, self.store.digest(), len(self.store))
-        self.tracker.model(self.run.posterior, self.config.tracking.model or self.config.name)
+        if isinstance(self.problem.learner.embedding, str | None):
+            self.tracker.model(self.run.posterior, self.config.tracking.model or self.config.name)
+        else:
+            self.display.say("the posterior is not registered in MLflow: it needs the code of your own embedding")
         self.tracker.artifact(self.run.report)

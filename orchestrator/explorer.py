@@ -12,6 +12,7 @@ import torch
 from learners.posterior import TemperedPosterior
 
 from .checking import CheckResult, read_check
+from .learner_parts import load_own_posterior
 from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
 from .recommendation import Recommendation, recommend
@@ -55,7 +56,7 @@ def load_explored(target: str) -> Explored:
     if not run.exists and (run.path / "posterior.json").exists():
         return _bare(TemperedPosterior.load(run.path), run.path.name, target)
     records = run.records()
-    posterior = TemperedPosterior.load(run.path)
+    posterior = load_own_posterior(run)
     observation = recorded_observation(records)
     bank = load_bank(run, posterior)
     recommendation = None

@@ -205,7 +205,7 @@ class ExplorerPage:
         at_low = None if path is None else path.at(low)
         bands = BandPicture(observation, at_low.quantiles(QUANTILES) if at_low is not None and at_low.enough else None)
         self.observation, self.bands, self.path = observation, bands, path
-        z = self.posterior.scaling(torch.as_tensor(observation.x)[None])
+        z = self.posterior.features(torch.as_tensor(observation.x)[None])
         self.familiar = float(self.posterior.familiarity.p_value(z)[0])
         self.document.hold("combine")
         self.pairs.frame(ends[0], ends[1], one)

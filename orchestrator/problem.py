@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Problem", "resolve", "resolve_prior"]
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from simulators.simulator import SimulatorSpec
 from .acquisition import Acquisition
 from .acquisition_methods import resolve_acquisition
 from .config import CampaignConfig, SimulatorConfig
+from .learner_parts import LearnerParts, resolve_learner
 from .observation import Observation, read_observation
 
 
@@ -34,6 +35,7 @@ class Problem:
         names: Names of the parameters.
         observation: The data of a targeted campaign, else None.
         acquisition: What chooses simulations one by one.
+        learner: What of the learner is the user's own.
     """
 
     spec: SimulatorSpec
@@ -41,6 +43,7 @@ class Problem:
     names: tuple[str, ...]
     observation: Observation | None
     acquisition: Acquisition
+    learner: LearnerParts = field(default_factory=LearnerParts)
 
     def identity(self, config: CampaignConfig) -> dict[str, Any]:
         """What must stay the same for a run directory to be continued."""
@@ -82,7 +85,7 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     if unknown:
         raise ConfigError(f"reference: no parameter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     acquisition = resolve_acquisition(config.acquisition.method, folder)
-    return Problem(spec, prior, names, observation, acquisition)
+    return Problem(spec, prior, names, observation, acquisition, resolve_learner(config.learner, folder))
 
 
 def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:

@@ -25,6 +25,7 @@ from simulators.outcome import Array
 from .checking import CheckResult, read_check
 from .failures import failure_table
 from .figures import corner, fit_by_temperature, predictive, temperature_widths
+from .learner_parts import load_own_posterior
 from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
 from .recommendation import Recommendation, recommend
@@ -86,7 +87,7 @@ def make_report(run: RunDirectory) -> list[Path]:
     data = _spent(run, records)
     if run.posterior.exists():
         with bounded_threads(1):
-            data = _answered(data, run, TemperedPosterior.load(run.path), recorded_observation(records))
+            data = _answered(data, run, load_own_posterior(run), recorded_observation(records))
     pictures = write_report(data, run.report)
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{figure.name}.png" for figure in data.figures]
@@ -251,14 +252,16 @@ def _calibration(result: CheckResult) -> CalibrationResult:
 def _warnings(posterior: TemperedPosterior, checks: list[CheckResult]) -> list[str]:
     found = []
     if posterior.default_x is not None:
-        z = posterior.scaling(torch.atleast_2d(posterior.default_x))
+        z = posterior.features(torch.atleast_2d(posterior.default_x))
         p_value = float(posterior.familiarity.p_value(z)[0])
         if p_value < 0.01:
             found.append(
                 f"The observation is unlike the simulated data (p = {p_value:.2g}): the simulator may be unable to "
                 "produce it. Prefer a low beta."
             )
-    if not checks:
+    if posterior.metadata.get("source") == "cost":
+        found.append("What beta multiplies is a cost, not a log-likelihood: simulations cannot check this posterior.")
+    elif not checks:
         found.append("The posterior was not checked: too few simulations were kept for calibration.")
     return found
 

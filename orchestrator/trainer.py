@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from learners.checkpoint import dump_learner, restore_learner
 from learners.distillation import DistillationOptions
+from learners.embedding import EmbeddingOptions
 from learners.learner import Learner
 from learners.options import LearnerOptions
 from learners.posterior import TemperedPosterior
@@ -28,6 +29,7 @@ from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
+from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics
 
 _CANDIDATES = 1000
@@ -65,7 +67,7 @@ class Trained:
         posterior: The network.
         losses: Held-out losses by name.
         predictive: Draws of the posterior predictive at the observation, by the surrogate: arrays `beta` `(m,)`,
-            `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation.
+            `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation, or a surrogate of x itself.
     """
 
     posterior: TemperedPosterior
@@ -92,6 +94,7 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
     )
     return LearnerOptions(
         surrogate=surrogate,
+        embedding=EmbeddingOptions(dim=config.embedding_dim, channels=config.embedding_channels),
         bank=config.bank,
         distillation=DistillationOptions(pairs=config.pairs, epochs=config.posterior_epochs),
         distillation_update=dataclasses.replace(
@@ -111,6 +114,7 @@ class Trainer:
         prior, beta_range, x_o, seed, names: As for `Learner`; the first row of `x_o` is the posterior's default.
         config: The learner's configuration.
         checkpoint: State of an earlier trainer to continue from, or None.
+        parts: What of the learner is the user's own.
     """
 
     def __init__(
@@ -122,12 +126,24 @@ class Trainer:
         seed: int,
         names: tuple[str, ...],
         checkpoint: bytes | None = None,
+        parts: LearnerParts | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._threads = max(1, int(config.cpus))
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
-        self.learner = Learner(prior, beta_range, observation, options, seed, names)
+        own = parts or LearnerParts()
+        self.learner = Learner(
+            prior,
+            beta_range,
+            observation,
+            options,
+            seed,
+            names,
+            source=config.source,
+            distance=own.distance,
+            embedding=own.embedding,
+        )
         if checkpoint is not None:
             # One that does not fit any more only costs time.
             with contextlib.suppress(SavedModelError):
@@ -194,7 +210,7 @@ class Trainer:
         return Trained(posterior, losses, self._predictive(posterior))
 
     def _predictive(self, posterior: TemperedPosterior) -> dict[str, np.ndarray]:
-        if posterior.default_x is None:
+        if posterior.default_x is None or not self.learner.predicts:
             return {}
         betas = report_betas(posterior.beta_range)
         theta = [posterior.sample((_PREDICTIVE,), beta=b, seed=self.learner.seed + i) for i, b in enumerate(betas)]
@@ -203,15 +219,15 @@ class Trainer:
 
     def _look_ahead(self) -> tuple[TemperedDensity, Candidates, float, float]:
         assert self.learner.focus is not None
-        assert self.learner.surrogate is not None
+        assert self.learner.source is not None
         particles, z = self.learner.focus.particles, self.learner.focus.z
         density = TemperedDensity.from_particles(particles, _CANDIDATES, self.learner.generator)
         u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
         device = self.learner.device
         runtime = Runtime.fit(self.learner.whitening.to_u(self._timed[:, :-1]), self._timed[:, -1])
         with torch.no_grad():
-            ell = self.learner.surrogate.member_log_prob(u.to(device), z[row.to(device)])
-            success = self.learner.surrogate.validity.log_prob(u.to(device)).exp()
+            ell = self.learner.source.member_log_prob(u.to(device), z[row.to(device)])
+            success = self.learner.source.log_valid(u.to(device)).exp()
         candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
         return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 

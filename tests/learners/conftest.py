@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def small() -> LearnerOptions:
         network=NetworkOptions(hidden=(64,), transforms=1),
         distillation=DistillationOptions(pairs=40_000, epochs=8),
     )
+
+
+@pytest.fixture(scope="session")
+def paired(small: LearnerOptions) -> LearnerOptions:
+    """As `small`, for sources that are networks of pairs."""
+    surrogate = SurrogateOptions(hidden=(48, 48), training=train(25, 128), update=train(3, 128), refine=train(5, 128))
+    return replace(small, surrogate=surrogate)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from learners.member import KINDS, Member
 from learners.process import ProcessMean
+from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions
 from learners.training import TrainOptions
 
@@ -88,7 +89,7 @@ def test_members_that_do_not_count_are_left_out() -> None:
     u, z = curve(400, 1)
     surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "process"), hidden=(16, 16)), seed=0)
     everything = torch.ones(400, dtype=torch.bool)
-    surrogate.fit(u, z, everything, torch.arange(400) % 10 == 0, QUICK, generator)
+    surrogate.fit(TrainingRows(u, everything, torch.arange(400) % 10 == 0, z, z), QUICK, generator)
     assert surrogate.weights.tolist() == [0.0, 1.0]
     with torch.no_grad():
         torch.testing.assert_close(surrogate.log_prob(u, z), surrogate.members[1].log_prob(u, z))
@@ -98,7 +99,8 @@ def test_the_pool_is_the_mean_of_logarithms() -> None:
     u, z = curve(400, 1)
     surrogate = Surrogate(2, 2, SurrogateOptions(members=("gaussian", "gaussian"), hidden=(16, 16)), seed=0)
     everything = torch.ones(400, dtype=torch.bool)
-    surrogate.fit(u, z, everything, torch.arange(400) % 10 == 0, QUICK, torch.Generator().manual_seed(0))
+    rows = TrainingRows(u, everything, torch.arange(400) % 10 == 0, z, z)
+    surrogate.fit(rows, QUICK, torch.Generator().manual_seed(0))
     surrogate.weights.copy_(torch.tensor([0.25, 0.75]))
     with torch.no_grad():
         first, second = surrogate.member_log_prob(u, z)

@@ -155,9 +155,38 @@ class TestFit:
             self.fit(theta.expand(-1, 2), x, tiny)
         with pytest.raises(DataError, match="NaN or infinite"):
             self.fit(theta * math.nan, x, tiny)
-        for low, high in ((0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)):
+        with pytest.raises(DataError, match=r"expected theta of shape \(n, d\) .* got \(100,\) and \(100, 2\)"):
+            self.fit(theta[:, 0], x, tiny)
+        with pytest.raises(DataError, match=r"at least 50 valid simulations .* there are 49 \(of 100\)"):
+            self.fit(theta, torch.where(torch.arange(100)[:, None] < 49, x, math.inf), tiny)
+        for low, high in ((0.0, 1.0), (-1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.1, math.inf)):
             with pytest.raises(TemperatureError, match="0 < low <= high"):
                 self.fit(theta, x, tiny, low, high)
+
+    def test_integers_and_arrays_are_taken_as_numbers(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((200,))
+        x = torch.poisson(5 * theta).expand(-1, 2).clone()
+        x[:, 1] = 7
+        as_integers = TemperedPosterior.fit(theta.numpy(), x.long().numpy(), self.prior, (0.2, 2.0), tiny)
+        as_numbers = TemperedPosterior.fit(theta, x, self.prior, (0.2, 2.0), tiny)
+        draws = [p.sample((50,), x=[12, 7], beta=0.5, seed=0) for p in (as_integers, as_numbers)]
+        assert draws[0].isfinite().all()
+        torch.testing.assert_close(*draws)
+
+    @pytest.mark.parametrize("x_o", [[1.0, math.nan], [math.inf, 1.0]])
+    def test_an_observation_that_is_not_finite(self, tiny: LearnerOptions, x_o: list[float]) -> None:
+        with pytest.raises(ObservationError, match="the observation has 1 NaN or infinite values"):
+            Learner(self.prior, (0.2, 2.0), torch.tensor(x_o), tiny)
+
+    def test_x_of_another_shape_than_before(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((60,))
+        learner = Learner(self.prior, (0.2, 2.0), torch.zeros(2), tiny)
+        with pytest.raises(ObservationError, match="the observation has 2 numbers, but the simulator returns 3"):
+            learner.add_prior_draws(theta, torch.randn(60, 3))
+        amortized = Learner(self.prior, (0.2, 2.0), options=tiny)
+        amortized.add_prior_draws(theta, torch.randn(60, 2))
+        with pytest.raises(DataError, match="x has 3 columns, but the simulations so far have 2"):
+            amortized.add_prior_draws(theta, torch.randn(60, 3))
 
     def test_failures_constants_and_counts_are_learned_from(self, tiny: LearnerOptions) -> None:
         theta = self.prior.sample((200,))

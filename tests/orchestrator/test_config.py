@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from orchestrator.config_reading import load_config
+from orchestrator.learner_parts import LearnerParts
 from orchestrator.observation import read_observation
 from orchestrator.problem import resolve
 from simulators.errors import ConfigError, ObservationError, PriorError, SimulatorError
@@ -48,6 +50,22 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             r"store: a store's URI must not hold credentials; .*s3://bucket",
         ),
         ({**BASE, "store": "s4://bucket"}, "store: there is no store of the kind 's4://'"),
+        ({**BASE, "learner": {"source": "ration"}}, "learner.source: .*'surrogate', 'ratio' or 'cost'"),
+        (
+            {**BASE, "learner": {"source": "cost"}},
+            "learner: source `cost` needs a `distance`",
+        ),
+        ({**BASE, "learner": {"distance": "a.py:d"}}, "learner: a `distance` is for the source `cost`, but"),
+        (
+            {**BASE, "learner": {"source": "ratio", "members": ["linear"]}},
+            "learner: `members` are those",
+        ),
+        ({**BASE, "learner": {"embedding": "conv"}}, "learner.embedding: no embedding 'conv'; did you mean 'conv1d'"),
+        ({**BASE, "learner": {"embedding_dim": 3}}, "learner: `embedding_dim` is for the embeddings mlp and conv1d"),
+        (
+            {**BASE, "learner": {"embedding": "mlp", "embedding_channels": 2}},
+            "`embedding_channels` are for conv1d",
+        ),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),
     ],
@@ -126,3 +144,32 @@ def test_what_does_not_fit_together_is_refused(
     )
     with pytest.raises(error, match=message):
         resolve(load_config(write(tmp_path, {**BASE, **values})), tmp_path)
+
+
+def test_what_of_the_learner_is_ones_own_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\n\n"
+        "class Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(2, 3)\n\n"
+        "class Sized(torch.nn.Module):\n    def __init__(self, width):\n        super().__init__()\n\n"
+        "def distance(x, x_o):\n    return (x - x_o).abs().sum(-1)\n\n"
+        "number = 3\n\n"
+        "def text():\n    return 'no module'\n"
+    )
+
+    def parts(**learner: object) -> LearnerParts:
+        return resolve(load_config(write(tmp_path, {**BASE, "learner": learner})), tmp_path).learner
+
+    assert parts(embedding="none") == parts() == LearnerParts()
+    assert parts(embedding="conv1d", embedding_channels=2).embedding == "conv1d"
+    own = parts(source="cost", distance="own.py:distance", embedding="own.py:Net")
+    assert own.distance is not None
+    assert own.distance(torch.ones(4, 2), torch.zeros(4, 2)).tolist() == [2.0] * 4
+    assert isinstance(own.embedding, torch.nn.Linear)
+    with pytest.raises(ConfigError, match=r"learner.embedding: expected own.py:Sized to be a class without arguments"):
+        parts(embedding="own.py:Sized")
+    with pytest.raises(ConfigError, match=r"learner.embedding: expected own.py:text to be a torch.nn.Module, got str"):
+        parts(embedding="own.py:text")
+    with pytest.raises(ConfigError, match=r"learner.distance: expected own.py:number to be a function"):
+        parts(source="cost", distance="own.py:number")
+    with pytest.raises(SimulatorError, match="has no 'distanc'; did you mean 'distance'"):
+        parts(source="cost", distance="own.py:distanc")

@@ -1,0 +1,107 @@
+r"""Where the tempered quantity comes from: what beta multiplies, as a function of parameters and data.
+
+.. math:: p_\beta(\theta \mid x) \propto p(\theta)\, e^{\beta\, \ell(u, z)}
+
+`l` is needed up to a function of `x` alone. Sources differ in what they learn, and in what can be done with them: a
+density of the data also draws data, and only where `l` is a log-likelihood are pairs of the simulator draws of the
+posterior at `beta = 1`. Each source says so itself; nobody asks for its class.
+"""
+
+from __future__ import annotations
+
+__all__ = ["OnEpoch", "Source", "TrainingRows"]
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .training import TrainOptions
+
+#: Called with the epoch and its held-out loss.
+OnEpoch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Simulations as sources learn from them.
+
+    Attributes:
+        u: Whitened parameters of all simulations, `(n, d)`.
+        valid: Which of them have a result, boolean `(n,)`.
+        held_out: Which only score, boolean `(n,)`; the same ones in every fit.
+        z: Scaled (and embedded) data of the valid ones, `(n_valid, k)`.
+        x: Their data as simulated, `(n_valid, m)`, on the CPU.
+        z_o: The observations of a targeted campaign, `(m_o, k)`, or None.
+        x_o: The same as they are, `(m_o, m)`, or None.
+    """
+
+    u: Tensor
+    valid: Tensor
+    held_out: Tensor
+    z: Tensor
+    x: Tensor
+    z_o: Tensor | None = None
+    x_o: Tensor | None = None
+
+
+class Source(nn.Module, abc.ABC):
+    """What beta multiplies.
+
+    Attributes:
+        draws_x: Whether `sample` draws data.
+        is_likelihood: Whether `l` is a log-likelihood (up to a function of x), hence pairs of prior and simulator are
+            draws of the posterior at beta = 1.
+        fitted: Whether it has been fitted.
+    """
+
+    draws_x: ClassVar[bool] = False
+    is_likelihood: bool = True
+    fitted: bool = False
+
+    @abc.abstractmethod
+    def fit(
+        self,
+        rows: TrainingRows,
+        training: TrainOptions,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None = None,
+        threads: int = 1,
+    ) -> float:
+        """Fits to simulations, continuing from where it stands; returns the held-out loss, NaN where nothing is fitted.
+
+        Arguments:
+            rows: All simulations so far.
+            training: Options of this fit.
+            generator: Source of randomness on the CPU.
+            on_epoch: See `OnEpoch`; of the member being fitted.
+            threads: Members fitted at once, each on one thread: such small networks gain nothing from more.
+        """
+
+    @abc.abstractmethod
+    def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`."""
+
+    @abc.abstractmethod
+    def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
+        """`l` by each member of an ensemble, `(e, *)`, without `log p(valid | u)`; their disagreement is the doubt."""
+
+    def log_valid(self, u: Tensor) -> Tensor:
+        """`log p(valid | u)` for `u` `(*, d)`, shape `(*,)`: zero where failures are not modelled."""
+        return u.new_zeros(u.shape[:-1])
+
+    def sample(self, u: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw `z` `(n, k)` for each `u` `(n, d)`; only if `draws_x`."""
+        raise NotImplementedError(f"{type(self).__name__} draws no data")
+
+    @abc.abstractmethod
+    def as_dict(self) -> dict[str, Any]:
+        """What it is made of (JSON values): weights fit only into one that is made of the same."""
+
+    def resume(self, weights: dict[str, Tensor]) -> None:
+        """Puts this new source where another one was whose `state_dict` is `weights`."""
+        self.load_state_dict(weights)
+        self.fitted = True
