@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-acquisition bench-pool bench-store bench-report bench-explore bench-tracking docs clean
+.PHONY: demo test setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-report bench-explore bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -30,6 +30,11 @@ test: setup
 bench-accuracy: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# Half an hour: training and draws beside sbi's.
+bench-speed: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 # Hours: a campaign a cell; cells that are in benchmarks/acquisition.parquet are not run again.
 bench-acquisition: setup
