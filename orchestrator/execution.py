@@ -98,7 +98,8 @@ class Execution:
         summary = self.store.summary()
         self.journal = ProposalJournal(run.journal)
         self._interrupted = self._unfinished()
-        last = max([summary.highest_id, *self._interrupted.id[-1:].tolist()])
+        # What was chosen one by one is written down later than it got its ids: the last is not the highest.
+        last = max([summary.highest_id, *self._interrupted.id.tolist()])
         observation = problem.observation
         self.whitening = whiten(problem.prior)
         self.proposer = Proposer(

@@ -16,7 +16,9 @@ import torch
 from campaigns import QUICK, write_campaign
 from waiting import PATIENCE, processes_with, wait_until
 
+from orchestrator import Campaign
 from orchestrator.config import LearnerConfig
+from orchestrator.journal import ProposalJournal
 from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.store import SimulationStore
 from orchestrator.supervisor import TrainerSupervisor
@@ -59,6 +61,24 @@ def test_killed_half_way_and_continued(tmp_path: Path) -> None:
 
 def list_rows(run: Path) -> list[int]:
     return SimulationStore(run / "simulations").read([])["id"].to_pylist()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ids_go_on_after_the_highest_in_flight_wherever_it_was_written(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, budget={"simulations": 60}, acquisition={"method": "prior"})
+    directory = tmp_path / "run"
+    assert Campaign.from_file(config, directory=directory).simulate(progress=False) == 60
+    # As a kill leaves it: batches are shuffled, what was chosen one by one is written late.
+    theta = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    parts = [Proposals.of_kind(i, t[None], ProposalKind.TEMPERED, 0) for i, t in zip((64, 71, 62), theta, strict=True)]
+    journal = ProposalJournal(directory / "pending.arrows")
+    journal.rotate(Proposals.concatenate(parts))
+    journal.close()
+    config = write_campaign(tmp_path, budget={"simulations": 90}, acquisition={"method": "prior"})
+    assert Campaign.from_file(config, directory=directory).simulate(progress=False) == 90
+    after = rows(directory)
+    assert len(after) == 90
+    np.testing.assert_array_equal(np.stack(after.loc[[64, 71, 62], "theta"].to_list()), theta)
 
 
 def test_asked_to_stop_it_keeps_everything_and_says_how_to_continue(tmp_path: Path) -> None:
