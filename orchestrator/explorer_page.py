@@ -52,6 +52,8 @@ _MOST_DOWNLOADED = 100_000
 _STEPS = 400
 #: Moves that arrive within this time are drawn as one.
 _GATHER_MS = 2
+#: So long after the last move words and numbers follow.
+_REST_MS = 120
 _SAVE = """
 if (file.data.name.length) {
   const link = document.createElement("a")
@@ -87,7 +89,7 @@ class ExplorerPage:
         self.observation = explored.observation
         low, high = self.posterior.beta_range
         self.beta = min(max(1.0, low), high)
-        self._waiting = False
+        self._waiting, self._words = False, None
         best = None if explored.recommendation is None else explored.recommendation.recommended
         start, end = math.log10(low), math.log10(high) if high > low else math.log10(low) + 1e-6
         self.slider = Slider(
@@ -166,9 +168,11 @@ class ExplorerPage:
     def _draw_waiting(self) -> None:
         self._waiting = False
         try:
-            self._draw()
+            draws, predicted = self._draw_pictures()
         except Exception as error:
             self._say(f"unexpected {type(error).__name__}: {error}")
+        else:
+            self._words = self.document.add_timeout_callback(lambda: self._write(draws, predicted), _REST_MS)
 
     def _jump(self, beta: float | None) -> None:
         """To a temperature that was typed or chosen; one outside the range is refused in words."""
@@ -214,16 +218,29 @@ class ExplorerPage:
         self._draw()
 
     def _draw(self) -> None:
+        self._write(*self._draw_pictures())
+
+    def _draw_pictures(self) -> tuple[Array, PredictiveDraws | None]:
+        """Shows the posterior at `beta`; returns its draws and the predictive."""
         assert self.bands is not None
+        if self._words is not None:
+            # They would be about what was seen before.
+            self.document.remove_timeout_callback(self._words)
+            self._words = None
         color = beta_color(self.beta)
         draws = self._sample(self.observation.x, self.beta)
         predicted = None if self.path is None else self.path.at(self.beta)
         self.document.hold("combine")
         self.pairs.update(draws, color)
         self.bands.update(predicted.quantiles(QUANTILES) if predicted is not None and predicted.enough else None, color)
+        self.document.unhold()
+        return draws, predicted
+
+    def _write(self, draws: Array, predicted: PredictiveDraws | None) -> None:
+        """What is said in words and numbers; while the slider moves, nobody reads them."""
+        self._words = None
         self.summary.text = _summary(draws, self.posterior.names)
         self.facts.text = "".join(f"<p>{html.escape(fact)}</p>" for fact in self._facts(predicted))
-        self.document.unhold()
 
     def _sample(self, x: Array, beta: float) -> Array:
         """Always with the same noise, so that the picture moves smoothly with beta."""
