@@ -32,7 +32,7 @@ from learners import TemperedPosterior, whiten
 from learners.familiarity import Familiarity
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.scaling import DataScaling
-from orchestrator.delivery import Delivery
+from orchestrator.delivery import Delivery, Unavailable
 from orchestrator.run_directory import RunDirectory
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_journal import Journal, read_progress
@@ -373,12 +373,17 @@ def many(folder: Path) -> None:
             campaigns.append((told, run, Delivery(run, uri)))
         done = threading.Event()
         lags: list[float] = []
+        refused: list[float] = []
 
         def deliver(delivery: Delivery) -> None:
             while True:
                 last = done.is_set()
                 begin = time.monotonic()
-                delivery.deliver()
+                try:
+                    delivery.deliver()
+                except Unavailable:  # as the courier does: again later
+                    last = False
+                    refused.append(begin)
                 lags.append(time.monotonic() - begin)
                 if last:
                     return
@@ -402,6 +407,7 @@ def many(folder: Path) -> None:
         )
         row("32 campaigns of 100 points/s: everything is there after", f"{total:.0f} s", f"written in {written:.0f} s")
         row("32 campaigns: bytes that are left", str(left), "0")
+        row("32 campaigns: deliveries that the server did not take, and that were tried again", str(len(refused)))
         row("32 campaigns: longest delivery", f"{max(lags):.1f} s")
         row("32 campaigns: MLflow's server, share of one core", f"{(cpu_seconds(server) - before) / total:.0%}")
 
