@@ -17,7 +17,6 @@ from __future__ import annotations
 
 __all__ = ["RationalQuadraticSpline", "TailedSpline", "invert_spline"]
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -25,12 +24,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from .spline_kernel import SplineKernel, spline_table
+from .spline_kernel import LOG_SLOPE, SplineKernel, spline_table
 
 _BOUND = 5.0
 _NARROW = 3.0
 _MAX_LOG_SCALE = 8.0
-_LOG_SLOPE = math.log(1e-3)
 
 
 class RationalQuadraticSpline(Transform):
@@ -144,6 +142,6 @@ def invert_spline(phi: np.ndarray, y: np.ndarray, bound: float = _BOUND) -> np.n
 @lru_cache
 def _constants(bins: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """How softly each row of the parameters is clipped `(3 K - 1, 1)`, and the matrix that sums bins `(K + 1, K)`."""
-    softness = np.full((3 * bins - 1, 1), -1 / _LOG_SLOPE)
+    softness = np.full((3 * bins - 1, 1), 1 / LOG_SLOPE)
     softness[: 2 * bins] *= 2
     return softness.astype(dtype), np.tri(bins + 1, bins, -1).astype(dtype)

@@ -18,7 +18,7 @@ bin, one in it, and zero right of it.
 
 from __future__ import annotations
 
-__all__ = ["SplineKernel", "spline_table"]
+__all__ = ["LOG_SLOPE", "SplineKernel", "spline_table"]
 
 import math
 from typing import Any
@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LOG_SLOPE = -math.log(1e-3)
+#: Logarithm of the largest slope of a bin, and of the inverse of the smallest.
+LOG_SLOPE = -math.log(1e-3)
 
 
 def spline_table(phi: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,9 +40,9 @@ def spline_table(phi: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     bins = (phi.shape[0] + 1) // 3
     # Softly clipped to +-log(1000)/2, hence no overflow and no need of the usual maximum.
-    sizes = torch.exp(phi[: 2 * bins] / (1 + (2 / _LOG_SLOPE * phi[: 2 * bins]).abs())).unflatten(0, (2, bins))
+    sizes = torch.exp(phi[: 2 * bins] / (1 + (2 / LOG_SLOPE * phi[: 2 * bins]).abs())).unflatten(0, (2, bins))
     sizes = sizes * (2 * bound / sizes.sum(dim=1, keepdim=True))
-    inner = torch.exp(phi[2 * bins :] / (1 + (1 / _LOG_SLOPE * phi[2 * bins :]).abs()))
+    inner = torch.exp(phi[2 * bins :] / (1 + (1 / LOG_SLOPE * phi[2 * bins :]).abs()))
     left = torch.full_like(sizes[:, :1], -bound)
     ends = torch.cat([left, sizes[:, :-1].cumsum(dim=1) - bound], dim=1)
     one = torch.ones_like(inner[:1])
@@ -115,7 +116,7 @@ class SplineKernel(torch.autograd.Function):
             inner = torch.where(here[1:], to_d0, torch.where(here[:-1], to_d1, 0.0))
             torch.mul(inner, slopes[1:-1], out=grad_phi[2 * bins :])
             # Of the soft clipping.
-            softness = phi.abs().mul_(1 / _LOG_SLOPE)
+            softness = phi.abs().mul_(1 / LOG_SLOPE)
             softness[: 2 * bins].mul_(2)
             grad_phi.div_(softness.add_(1).square_())
             grad_phi = grad_phi.reshape(-1, *ctx.shape)

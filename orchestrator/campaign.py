@@ -30,7 +30,7 @@ from .display import Display
 from .execution import CampaignResult, Execution
 from .learner_parts import resolve_learner
 from .loop import Interrupted
-from .observation import Observation, with_others
+from .observation import Observation, check_length, with_others
 from .problem import Problem, named, resolve
 from .run_directory import RunDirectory
 from .tracking import Tracker
@@ -153,6 +153,9 @@ class Campaign:
         started = time.time()
         with IsolatedSimulator(self.problem.spec) as probe:
             probe.start()
+        if run.exists and self.problem.observation is not None:
+            # Before it is written down for good: one of another length cannot be meant.
+            check_length(self.problem.observation.x.size, run.store().summary().width, run.store().location)
         records = run.open(self.config.model_dump(mode="json"), self.problem.identity(self.config))
         run.update(
             names=list(self.problem.names),

@@ -18,11 +18,10 @@ import pandas as pd
 from learners.posterior import TemperedPosterior
 from learners.whitening import whiten
 from simulators.errors import SavedModelError
-from simulators.outcome import Status
 
 from .checking import CheckResult, check
 from .config import CampaignConfig
-from .display import Display, Progress
+from .display import Display
 from .failures import failure_table
 from .held_out import held_out
 from .journal import ProposalJournal
@@ -39,14 +38,10 @@ from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
 from .system_metrics import SystemMetrics
 from .tracked_calibration import track_checks
-from .tracked_training import TrackedTraining
 from .tracking import Tracker
 from .trainer import Snapshot, Trainer
+from .watch import Watch
 
-#: Metrics are written down this often, and never much more than 5,000 times in a doubling of the campaign's time.
-_METRIC_SECONDS, _METRIC_SHARE = 2.0, 1 / 5000
-_TICK_SECONDS = 0.1
-_FIGURE_SECONDS = 60.0
 _TRACKED_FAILURES = 100
 _REMEMBER_SECONDS = 10.0
 
@@ -109,7 +104,6 @@ class Execution:
         temperature = config.temperature
 
         self.system = SystemMetrics()
-        self.tracked_training = TrackedTraining(tracker)
 
         def start_trainer() -> Any:
             self.system.trainer = Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
@@ -143,15 +137,11 @@ class Execution:
             self._tick,
             self._keep,
         )
-        self.phase = "simulating"
-        self._begin = time.monotonic()
+        self.watch = Watch(config, run, self.loop, self.trainer, self.system, tracker, display)
         self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
         self._simulating_since: float | None = None
-        self._remembered = self._ticked = -math.inf
-        self._last_metrics = self._last_figures = -math.inf
-        self._seconds_before = self.loop.seconds
+        self._remembered = -math.inf
         describe(tracker, config, problem)
-        self._window: list[tuple[float, int]] = []
 
     def carry_out(self) -> CampaignResult:
         """Simulates, trains, checks and reports; skips what an earlier process has done."""
@@ -167,13 +157,13 @@ class Execution:
             self.loop.close()
             self.trainer.stop()
             self.system.trainer = None
-            self.phase = "checking"
+            self.watch.phase = "checking"
             checks = check(self.run, posterior, self.config.calibration.draws, self.config.seed)
             rows = held_out(self.run, posterior)
             score = None if rows is None else rows.score(posterior)
             track_checks(self.tracker, tracked, checks, posterior.names, score, self.loop.spent)
         self.run.update(finished=time.time(), mlflow=self.tracker.link)
-        self._log_metrics(force=True)
+        self.watch.write_metrics(force=True)
         self._report()
         return CampaignResult(posterior, self.run.path, checks, None)
 
@@ -245,7 +235,7 @@ class Execution:
 
     def _train(self, calibration: int) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
-        self.phase = "training"
+        self.watch.phase = "training"
         metadata = {
             "simulations": self.loop.trainable,
             "calibration_from": self.proposer.next_id,
@@ -254,19 +244,19 @@ class Execution:
         }
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.trainer.finish(metadata, self.loop.dim_x)
-        self._look_at_training()
+        self.watch.look_at_training()
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         trained = self.loop.wait_for_posterior()
         (self.run.path / "predictive.npz").unlink(missing_ok=True)
         if trained.predictive:
             np.savez_compressed(self.run.path / "predictive.npz", **trained.predictive)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
-        self.tracked_training.end(trained.losses, self.loop.spent)
+        self.watch.training.end(trained.losses, self.loop.spent)
         self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.spent)
         return trained.posterior
 
     def _simulate_calibration(self, posterior: TemperedPosterior, calibration: int) -> None:
-        self.phase = "calibrating"
+        self.watch.phase = "calibrating"
         self._continue_interrupted()
         self.loop.simulate(Proposals.none(self.whitening.dim))
         missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
@@ -335,60 +325,8 @@ class Execution:
         return self.problem.observation is not None
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._ticked < _TICK_SECONDS:
-            return
-        self._ticked = now
-        done = self.loop.spent
-        self._window.append((now, done))
-        self._window = [entry for entry in self._window if now - entry[0] < 15.0]
-        since, before = self._window[0]
-        span = now - since
-        rate = (done - before) / span if span > 0.5 else 0.0
-        total = self.config.budget.simulations
-        left = (total - done) / rate if total is not None and rate > 0 else None
-        training, loss = self.trainer.progress
-        failed = done - self.loop.counts[Status.OK]
-        in_flight = self.pool.num_pending
-        self._remember_time()
-        self._look_at_training()
-        self.display.show(Progress(self.phase, total, done, failed, in_flight, rate, training, loss, left))
-        self._log_metrics()
-
-    def _look_at_training(self) -> None:
-        trainer, final = self.trainer, self.phase == "training"
-        self.tracked_training.look(trainer.training, final, self.loop.trainable, trainer.progress, self.loop.spent)
-
-    def _log_metrics(self, force: bool = False) -> None:
-        now = time.monotonic()
-        elapsed = now - self._begin
-        if not force and now - self._last_metrics < max(_METRIC_SECONDS, elapsed * _METRIC_SHARE):
-            return
-        self._last_metrics = now
-        counts, resources = self.loop.counts, self.config.simulator.resources
-        done = counts.total()
-        pending, slots = self.pool.num_pending, self.pool.slots
-        metrics = {
-            "simulations": float(done),
-            "failed": float(done - counts[Status.OK]),
-            "in_flight": float(pending),
-            "queue": float(max(0, pending - slots)),
-            "slots": float(slots),
-            "utilization": (self.loop.seconds - self._seconds_before) / max(1e-9, slots * elapsed),
-            "simulator_seconds": self.loop.seconds,
-            "cpu_seconds": self.loop.seconds * resources.cpus,
-            "gpu_seconds": self.loop.seconds * resources.gpus,
-            "seconds": elapsed,
-            **{f"status/{status}": float(count) for status, count in counts.items()},
-        }
-        if self.loop.snapshot is not None:
-            metrics |= self.loop.snapshot.metrics
-        with self.run.metrics.open("a") as file:
-            file.write(json.dumps({"time": time.time(), "phase": self.phase, **metrics}) + "\n")
-        self.tracker.metrics(metrics | self.system.poll(), step=done)
-        if now - self._last_figures > max(_FIGURE_SECONDS, elapsed / 20) and done:
-            self._last_figures = now
-            self.tracker.figures(done)
+        if self.watch.look():
+            self._remember_time()
 
     def _report(self) -> None:
         from .reporting import make_report

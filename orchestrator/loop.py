@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from learners.learner import MIN_SIMULATIONS
-from simulators.errors import DataError, ObservationError, TemperflowError
+from simulators.errors import DataError, TemperflowError
 from simulators.outcome import STATUSES, Status
 
 from .config import AcquisitionConfig
 from .journal import ProposalJournal
+from .observation import check_length
 from .pool import SimulationPool
 from .proposal import KINDS, Finished, ProposalKind, Proposals
 from .proposer import Proposer
@@ -227,11 +228,7 @@ class SimulationLoop:
         if self.config.chooses:
             self._unseen.append(rows.proposals.take(rows.proposals.trains))
         self.writer.put(rows)
-        if self.dim_x is not None and self.dim_observation not in (None, self.dim_x):
-            raise ObservationError(
-                f"the observation has {self.dim_observation} numbers, but the simulator returned {self.dim_x}; both "
-                f"must list the same quantities in the same order. The simulations are kept in {self.store.location}"
-            )
+        check_length(self.dim_observation, self.dim_x, self.store.location)
 
     def _hand_over(self) -> None:
         """Gives the trainer what is in the store: nothing is learned from that could still be lost."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Observation", "read_observation", "recorded_observation", "with_others"]
+__all__ = ["Observation", "check_length", "read_observation", "recorded_observation", "with_others"]
 
 import hashlib
 import json
@@ -97,6 +97,19 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObservationError(f"{path} cannot be read as numbers: {reason}") from error
     return Observation(_finite(x, path))
+
+
+def check_length(observed: int | None, simulated: int | None, store: str) -> None:
+    """Whether observation and simulations, which are in `store`, have as many numbers; None for what is not known.
+
+    Raises:
+        ObservationError: They have not.
+    """
+    if None not in (observed, simulated) and observed != simulated:
+        raise ObservationError(
+            f"the observation has {observed} numbers, but the simulator returned {simulated}; both must list the same "
+            f"quantities in the same order. The simulations are kept in {store}"
+        )
 
 
 def recorded_observation(records: Mapping[str, Any]) -> Observation | None:

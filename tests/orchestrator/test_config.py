@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import yaml
 
+from learners.embedding import KINDS as EMBEDDING_KINDS
+from learners.source_choice import SOURCES
+from orchestrator.config import EMBEDDINGS, LearnerConfig
 from orchestrator.config_reading import load_config
 from orchestrator.learner_parts import LearnerParts
 from orchestrator.observation import read_observation
@@ -73,6 +77,12 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path, values: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, values))
+
+
+def test_the_configuration_names_all_that_the_learner_knows() -> None:
+    # Twice, for the configuration must be read without importing torch.
+    assert set(get_args(LearnerConfig.model_fields["source"].annotation)) == set(SOURCES)
+    assert set(EMBEDDINGS) == set(EMBEDDING_KINDS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
