@@ -34,6 +34,7 @@ console = Console()
 _state = {"debug": False}
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
+OwnCode = Annotated[bool, typer.Option("--own-code", help="Run the embedding module that the run directory names.")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued.")
@@ -125,6 +126,7 @@ def sample(
     beta: Annotated[float, typer.Option(help="Temperature.")] = 1.0,
     n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 1000,
     seed: Annotated[int | None, typer.Option(help="Makes the draws repeatable.")] = None,
+    own_code: OwnCode = False,
 ) -> None:
     """Draw from the tempered posterior."""
     import pandas as pd
@@ -135,7 +137,7 @@ def sample(
 
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"expected --out to end in .parquet or .csv, got {out}")
-    posterior = load_own_posterior(RunDirectory(directory))
+    posterior = load_own_posterior(RunDirectory(directory), own_code)
     observed = None
     if x != "observation":
         records = RunDirectory(directory).records() if RunDirectory(directory).exists else {}
@@ -151,14 +153,14 @@ def sample(
 
 
 @app.command(epilog="Example: temperflow check runs/hudson_bay")
-def check(directory: RunDir) -> None:
+def check(directory: RunDir, own_code: OwnCode = False) -> None:
     """Check the posterior's calibration (SBC) on the simulations kept from training."""
     from .checking import check as check_run
     from .learner_parts import load_own_posterior
 
     run = RunDirectory(directory)
     settings = run.records()["config"]
-    results = check_run(run, load_own_posterior(run), settings["calibration"]["draws"], settings["seed"])
+    results = check_run(run, load_own_posterior(run, own_code), settings["calibration"]["draws"], settings["seed"])
     if not results:
         raise ConfigError(
             "there are too few simulations to check with (at least 20 a population), or beta = 1 is outside the "
@@ -168,12 +170,12 @@ def check(directory: RunDir) -> None:
 
 
 @app.command(epilog="Example: temperflow report runs/hudson_bay")
-def report(directory: RunDir) -> None:
+def report(directory: RunDir, own_code: OwnCode = False) -> None:
     """Write the report anew, without simulating or training."""
     from .reporting import make_report
 
     run = RunDirectory(directory)
-    make_report(run)
+    make_report(run, own_code)
     console.print(f"{run.report}", soft_wrap=True)
 
 
@@ -184,6 +186,7 @@ def explore(
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 5006,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    own_code: OwnCode = False,
 ) -> None:
     """Explore the posterior in the browser: a slider for the temperature, any observation."""
     from .explorer import load_explored
@@ -194,7 +197,7 @@ def explore(
         raise ConfigError(
             f'the explorer needs {error.name}, which is not installed: pip install "temperflow[explore]"'
         ) from error
-    serve(load_explored(target), port, browser)
+    serve(load_explored(target, own_code), port, browser)
 
 
 @app.command(epilog="Example: temperflow sync runs/hudson_bay")

@@ -269,7 +269,7 @@ class Execution:
     def _finished_posterior(self) -> TemperedPosterior | None:
         """The posterior of an earlier process, if it was trained on all that the budget allows."""
         try:
-            posterior = load_own_posterior(self.run)
+            posterior = load_own_posterior(self.run, own_code=True)
         except SavedModelError:
             return None
         if posterior.metadata.get("simulations") != self.loop.trainable:
@@ -331,7 +331,7 @@ class Execution:
     def _report(self) -> None:
         from .reporting import make_report
 
-        for figure in make_report(self.run):
+        for figure in make_report(self.run, own_code=True):
             self.tracker.artifact(figure, "figures")
         self.tracker.artifact(self.run.calibration)
         failures = failure_table(self.store.read(["status", "reason"]), _TRACKED_FAILURES)

@@ -44,8 +44,10 @@ class Explored:
     recommendation: Recommendation | None = None
 
 
-def load_explored(target: str) -> Explored:
+def load_explored(target: str, own_code: bool = False) -> Explored:
     """A run directory, a saved posterior's folder, or a model of the registry (`models:/NAME@alias`).
+
+    `own_code` is that of `load_own_posterior`.
 
     Raises:
         RunDirectoryError, SavedModelError: Nothing there, or not trained yet.
@@ -56,7 +58,7 @@ def load_explored(target: str) -> Explored:
     if not run.exists and (run.path / "posterior.json").exists():
         return _bare(TemperedPosterior.load(run.path), run.path.name, target)
     records = run.records()
-    posterior = load_own_posterior(run)
+    posterior = load_own_posterior(run, own_code)
     observation = recorded_observation(records)
     bank = load_bank(run, posterior)
     recommendation = None

@@ -12,7 +12,7 @@ from torch import nn
 
 from learners.cost import Distance
 from learners.posterior import TemperedPosterior
-from simulators.errors import ConfigError
+from simulators.errors import ConfigError, SavedModelError
 from simulators.loading import load_object
 
 from .config import EMBEDDINGS, LearnerConfig
@@ -46,17 +46,28 @@ def resolve_learner(config: LearnerConfig, folder: Path) -> LearnerParts:
     return LearnerParts(distance, _module(config.embedding, folder))
 
 
-def load_own_posterior(run: RunDirectory) -> TemperedPosterior:
+def load_own_posterior(run: RunDirectory, own_code: bool) -> TemperedPosterior:
     """The posterior of a run directory, with the embedding that its configuration names.
 
+    A run directory may come from elsewhere: it does not decide by itself what code runs.
+
+    Arguments:
+        run: The run directory.
+        own_code: Whether the user wants the module that it names to be imported.
+
     Raises:
-        SavedModelError: Nothing there, or damaged.
+        SavedModelError: Nothing there, damaged, or the module is needed and not wanted.
         ConfigError, SimulatorError: The embedding cannot be loaded any more.
     """
     records: dict[str, Any] = run.records() if run.exists else {}
     reference = records.get("config", {}).get("learner", {}).get("embedding")
     if reference is None or reference in EMBEDDINGS:
         return TemperedPosterior.load(run.path)
+    if not own_code:
+        raise SavedModelError(
+            f"the posterior in {run.path} has an embedding of somebody's own, {reference}; if you trust that code, "
+            "give --own-code to run it"
+        )
     return TemperedPosterior.load(run.path, embedding=_module(reference, Path(records.get("folder") or ".")))
 
 

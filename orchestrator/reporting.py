@@ -77,8 +77,12 @@ def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Co
     return rows, widths
 
 
-def make_report(run: RunDirectory) -> list[Path]:
+def make_report(run: RunDirectory, own_code: bool = False) -> list[Path]:
     """Writes `report.html` and `figures/*.png`; returns the paths of the latter.
+
+    Arguments:
+        run: The run directory.
+        own_code: See `load_own_posterior`.
 
     Raises:
         RunDirectoryError, SavedModelError: No campaign there, or its posterior is damaged.
@@ -87,7 +91,7 @@ def make_report(run: RunDirectory) -> list[Path]:
     data = _spent(run, records)
     if run.posterior.exists():
         with bounded_threads(1):
-            data = _answered(data, run, load_own_posterior(run), recorded_observation(records))
+            data = _answered(data, run, load_own_posterior(run, own_code), recorded_observation(records))
     pictures = write_report(data, run.report)
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{figure.name}.png" for figure in data.figures]

@@ -71,10 +71,14 @@ def test_a_cost_and_an_embedding_of_ones_own(tmp_path: Path, monkeypatch: pytest
     assert len(proposals) == 300 and not any("calibration" in kind for kind in proposals)
     with pytest.raises(SavedModelError, match=r"embedding=Net\("):
         TemperedPosterior.load(result.directory)
-    # What knows the campaign's configuration finds the code.
-    assert load_explored(str(result.directory)).posterior.dim_x == 3
+    # The configuration names the code, but does not decide that it runs.
+    with pytest.raises(SavedModelError, match="give --own-code to run it"):
+        load_explored(str(result.directory))
+    assert load_explored(str(result.directory), own_code=True).posterior.dim_x == 3
     out = tmp_path / "draws.csv"
-    monkeypatch.setattr("sys.argv", ["temperflow", "sample", str(result.directory), "--out", str(out), "-n", "20"])
+    monkeypatch.setattr(
+        "sys.argv", ["temperflow", "sample", str(result.directory), "--out", str(out), "-n", "20", "--own-code"]
+    )
     with pytest.raises(SystemExit) as leaving:
         main()
     assert not leaving.value.code
