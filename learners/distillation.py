@@ -19,11 +19,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from zuko.flows import Flow
 
+from .memory import Parts
 from .network import PosteriorNetwork
 from .pairs import Groups, JointPairs, ParticleBank, Target
 from .soap import Soap
@@ -96,8 +98,8 @@ def distill(
     score = best
     for epoch in range(options.epochs):
         own = epoch + 1 > options.own_after * options.epochs
-        for loss in lesson.losses(descent.averaged if own else None):
-            descent.step(loss)
+        for losses in lesson.steps_of_a_pass(descent.averaged if own else None):
+            descent.step(losses, lesson.most_parts)
         score = held_out_loss(descent.averaged, *scored)
         if on_epoch is not None:
             on_epoch(epoch, score)
@@ -136,6 +138,9 @@ class _Lesson:
         self.own_joint_share = options.joint_share if joint else 0.0
         self.steps = max(1, options.pairs // options.batch_size)
         self.pairs = options.pairs
+        #: Parts into which a step can be taken, each with some of everything.
+        self.most_parts = min(self.groups, self.own_groups or self.groups)
+        self._drawing = Parts("drawing from the network")
 
     def held_out(self) -> tuple[Tensor, Tensor]:
         """Pairs that are not learned from, `u` and context."""
@@ -152,8 +157,8 @@ class _Lesson:
         u, z, beta = (torch.cat(column) for column in zip(*of_banks, *of_joint, strict=True))
         return u, self.network.context(z, beta)
 
-    def losses(self, teacher: Flow | None) -> Iterator[Tensor]:
-        """The loss of every step of a pass; `teacher` gives the own draws, None for none."""
+    def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Tensor]]]:
+        """For every step its loss in so many terms; `teacher` gives the own draws, None for none."""
         particles = self._particles(self.steps * self.groups, self.size)
         particles = particles.take(self._shuffled(len(particles)))
         u, z = self._joint(self.steps * self.joint_pairs)
@@ -164,7 +169,12 @@ class _Lesson:
             if own is not None and turns is not None:
                 groups.append(own.take(turns[k * self.own_groups : (k + 1) * self.own_groups]))
             rows = slice(k * self.joint_pairs, (k + 1) * self.joint_pairs)
-            yield self._loss(groups, u[rows], z[rows])
+            yield partial(self._losses, groups, u[rows], z[rows])
+
+    def _losses(self, groups: Sequence[Groups], u: Tensor, z: Tensor, count: int) -> Iterator[Tensor]:
+        for k in range(count):
+            rows = _part(len(u), k, count)
+            yield self._loss([g.take(_part(len(g), k, count)) for g in groups], u[rows], z[rows]) / count
 
     def _loss(self, groups: Sequence[Groups], u: Tensor, z: Tensor) -> Tensor:
         points = [g.u.flatten(0, 1) for g in groups]
@@ -207,7 +217,8 @@ class _Lesson:
         context = self.network.context(z.repeat_interleave(copies, dim=0), beta.repeat_interleave(copies))
         with torch.random.fork_rng(devices=[u.device] if u.is_cuda else []):
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-            drawn = torch.cat([teacher(piece).sample() for piece in context.split(_PIECE)])
+            pieces = context.split(_PIECE)
+            drawn = torch.cat([self._drawing.map(lambda c: teacher(c).sample(), piece) for piece in pieces])
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
         # A draw that overflowed says nothing; its group goes on with one point fewer.
         points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])
@@ -215,6 +226,11 @@ class _Lesson:
 
     def _shuffled(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator).to(self.banks[0].z.device)
+
+
+def _part(n: int, k: int, count: int) -> slice:
+    """The k-th of `count` parts of `n` rows."""
+    return slice(k * n // count, (k + 1) * n // count)
 
 
 def _log_variance(difference: Tensor) -> Tensor:

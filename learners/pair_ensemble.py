@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .memory import Parts
 from .source import OnEpoch, Source, TrainingRows
 from .training import Lesson, TrainOptions, bounded_threads, fit_module
 from .validity import Validity
@@ -86,6 +87,7 @@ class PairEnsemble(Source):
             torch.manual_seed(seed)
             self.members = nn.ModuleList([PairNetwork(dim_u, dim_z, hidden) for _ in range(_MEMBERS)])
             self.validity = Validity(dim_u)
+        self._parts = Parts("evaluating the source")
 
     @abc.abstractmethod
     def lesson(self, rows: TrainingRows, generator: torch.Generator) -> Lesson:
@@ -124,11 +126,16 @@ class PairEnsemble(Source):
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
         # Rows go in pieces; what one x shares within a row is not copied.
-        parts = max(1, -(-batch.numel() // _CHUNK)) if batch else 1
-        if parts == 1 or u.ndim != z.ndim or u.shape[0] != z.shape[0]:
+        pieces = max(1, -(-batch.numel() // _CHUNK)) if batch else 1
+        if u.ndim != z.ndim or u.shape[:1] != z.shape[:1] or not batch:
             return torch.stack([self.to_log_prob(member(u, z)).expand(batch) for member in self.members])
-        pairs = list(zip(u.tensor_split(parts), z.tensor_split(parts), strict=True))
-        return torch.stack([torch.cat([self.to_log_prob(member(*pair)) for pair in pairs]) for member in self.members])
+
+        def evaluate(count: int) -> Tensor:
+            pairs = list(zip(u.tensor_split(pieces * count), z.tensor_split(pieces * count), strict=True))
+            rows = [torch.cat([self.to_log_prob(member(*pair)) for pair in pairs]) for member in self.members]
+            return torch.stack(rows)
+
+        return self._parts.run(evaluate, max(1, len(u) // pieces))
 
     def log_valid(self, u: Tensor) -> Tensor:
         return self.validity.log_prob(u)

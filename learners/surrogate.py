@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .member import Member
+from .memory import Parts
 from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions, bounded_threads
 from .validity import Validity
@@ -33,6 +34,8 @@ from .validity import Validity
 _SPLINE_DIM = 16
 #: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring.
 _MIN_WEIGHT = 0.01
+#: Pairs evaluated at once.
+_CHUNK = 65536
 #: Log density of what a member cannot evaluate.
 _IMPOSSIBLE = -1e6
 
@@ -88,6 +91,7 @@ class Surrogate(Source):
             self.validity = Validity(dim_u)
         self.register_buffer("weights", torch.full((len(kinds),), 1 / len(kinds)))
         self.weights: Tensor
+        self._parts = Parts("evaluating the surrogate")
 
     def fit(
         self,
@@ -127,8 +131,8 @@ class Surrogate(Source):
         """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`."""
         batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
         flat_u, flat_z = _flat(u, batch), _flat(z, batch)
-        chunks = zip(flat_u.split(65536), flat_z.split(65536), strict=True)
-        return torch.cat([self._pooled(a, b) for a, b in chunks]).reshape(batch)
+        chunks = zip(flat_u.split(_CHUNK), flat_z.split(_CHUNK), strict=True)
+        return torch.cat([self._parts.map(self._pooled, *chunk) for chunk in chunks]).reshape(batch)
 
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p_e(z | u)` of the members that count (of all where only one does), shape `(e, *)`."""

@@ -11,19 +11,24 @@ __all__ = ["Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from zuko.flows import Flow
 
+from .memory import Parts
+
 #: Nats that one held-out pair may cost: a single outlier must not decide when training stops.
 _WORST = 1e4
 _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
 #: Share of the old that the moving average of the weights keeps each step.
 _AVERAGING = 0.98
+#: Rows of a batch that are not taken apart, whatever the memory: some losses compare rows.
+_SMALLEST = 8
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,22 @@ class Descent:
         self.averaged = copy.deepcopy(flow)
         self._live: list[Tensor] = list(flow.parameters())
         self._slow: list[Tensor] = list(self.averaged.parameters())
+        self._parts = Parts("a training step")
 
-    def step(self, loss: Tensor) -> None:
-        """One step; a loss whose gradient overflows is skipped."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def step(self, losses: Callable[[int], Iterable[Tensor]], most: int) -> None:
+        """One step; a loss whose gradient overflows is skipped.
+
+        Arguments:
+            losses: Gives the loss in (up to) so many terms, which are summed: one, or more where memory is short.
+            most: Terms into which it can be taken apart.
+        """
+
+        def gradients(count: int) -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            for loss in losses(count):
+                loss.backward()
+
+        self._parts.run(gradients, most)
         if not torch.nn.utils.clip_grad_norm_(self._live, 5.0).isfinite():
             return
         # By hand: torch's scheduler takes an eighth of the time of such a flow's backward pass.
@@ -147,7 +163,8 @@ def fit_module(
         order = torch.randperm(n, generator=generator).to(device)
         module.train()
         for k in range(steps_per_epoch):
-            descent.step(lesson.loss(module, order[k * batch : (k + 1) * batch], generator))
+            rows = order[k * batch : (k + 1) * batch]
+            descent.step(partial(_losses, lesson, module, rows, generator), max(1, len(rows) // _SMALLEST))
         for slow, live in zip(descent.averaged.buffers(), module.buffers(), strict=True):
             slow.copy_(live)  # what layers such as batch normalization have counted
         score = _scored(lesson, descent.averaged)
@@ -162,6 +179,13 @@ def fit_module(
     module.load_state_dict(best_state)
     module.eval()
     return best
+
+
+def _losses(
+    lesson: Lesson, module: nn.Module, rows: Tensor, generator: torch.Generator, count: int
+) -> Iterator[Tensor]:
+    for part in rows.tensor_split(count):
+        yield lesson.loss(module, part, generator) * (len(part) / len(rows))
 
 
 @torch.no_grad()
@@ -207,7 +231,8 @@ class _Pairs:
 @torch.no_grad()
 def held_out_loss(flow: nn.Module, v: Tensor, c: Tensor, chunk: int = 8192) -> float:
     """`-mean log p(v | c)` in nats; a pair counts for at most 1e4, infinite if all do."""
-    logs = torch.cat([flow(b).log_prob(a) for a, b in zip(v.split(chunk), c.split(chunk), strict=True)])
+    parts, pairs = Parts("scoring"), zip(v.split(chunk), c.split(chunk), strict=True)
+    logs = torch.cat([parts.map(lambda a, b: flow(b).log_prob(a), *pair) for pair in pairs])
     usable = logs.isfinite() & (logs > -_WORST)
     if not usable.any():
         return math.inf

@@ -117,6 +117,8 @@ class TrainerSupervisor:
                 f"{self._store.location}. Run the same command again to continue, with --debug for the traceback"
             ) from error
         self.last_seconds = time.monotonic() - started
+        for notice in result.notices:
+            logger.warning("%s", notice)
         return result
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ __all__ = ["Snapshot", "Trained", "Trainer", "learner_options", "report_betas"]
 
 import contextlib
 import dataclasses
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class Snapshot:
         candidates: Draws from there, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
         checkpoint: The learner's state, from which another trainer can continue.
+        notices: What the user should know of this training.
     """
 
     rows: int
@@ -57,6 +59,7 @@ class Snapshot:
     candidates: Candidates
     metrics: dict[str, float]
     checkpoint: bytes
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,29 @@ class Trained:
         losses: Held-out losses by name.
         predictive: Draws of the posterior predictive at the observation, by the surrogate: arrays `beta` `(m,)`,
             `theta` `(m, n, d)` and `x` `(m, n, k)`; empty without an observation, or a surrogate of x itself.
+        notices: What the user should know of this training.
     """
 
     posterior: TemperedPosterior
     losses: dict[str, float]
     predictive: dict[str, np.ndarray]
+    notices: tuple[str, ...] = ()
+
+
+class _Notices(logging.Handler):
+    """Keeps the learner's warnings: an actor's own log is where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(record.getMessage())
+
+    def take(self) -> tuple[str, ...]:
+        """Those since the last call, each once."""
+        texts, self._texts = self._texts, []
+        return tuple(dict.fromkeys(texts))
 
 
 def report_betas(beta_range: tuple[float, float]) -> list[float]:
@@ -151,6 +172,8 @@ class Trainer:
         self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._timed = torch.zeros(0, self.learner.whitening.dim + 1, dtype=torch.float64)
         self._progress: tuple[str, float] = ("waiting", float("nan"))
+        self._notices = _Notices()
+        logging.getLogger("learners").addHandler(self._notices)
         self._node = NodeMetrics(gpus=device == "cuda")
 
     @ray.method(concurrency_group="progress")
@@ -197,7 +220,7 @@ class Trainer:
             "tempering_ess": ess,
             "tempering_acceptance": acceptance,
         }
-        return Snapshot(rows, density, candidates, metrics, dump_learner(self.learner))
+        return Snapshot(rows, density, candidates, metrics, dump_learner(self.learner), self._notices.take())
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
         """Trains to convergence, with all cores of the machine."""
@@ -207,7 +230,7 @@ class Trainer:
         posterior_loss = self.learner.fit_posterior(final=True, on_progress=self._report)
         posterior = self.learner.posterior(metadata)
         losses = {"surrogate_loss": surrogate_loss, "posterior_loss": posterior_loss}
-        return Trained(posterior, losses, self._predictive(posterior))
+        return Trained(posterior, losses, self._predictive(posterior), self._notices.take())
 
     def _predictive(self, posterior: TemperedPosterior) -> dict[str, np.ndarray]:
         if posterior.default_x is None or not self.learner.predicts:

@@ -7,6 +7,7 @@ __all__ = [
     "DataError",
     "ObservationError",
     "PriorError",
+    "ResourceError",
     "RunDirectoryError",
     "SavedModelError",
     "SimulatorError",
@@ -46,6 +47,10 @@ class DataError(TemperflowError):
 
 class TemperatureError(TemperflowError, ValueError):
     """A temperature `beta` outside the range for which the posterior was trained."""
+
+
+class ResourceError(TemperflowError):
+    """The machine has too little of what is needed, such as the memory of a GPU."""
 
 
 class RunDirectoryError(TemperflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from waiting import PATIENCE, processes_with, wait_until
 from orchestrator import Campaign
 from orchestrator.config import LearnerConfig
 from orchestrator.journal import ProposalJournal
+from orchestrator.learner_parts import LearnerParts
 from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.store import SimulationStore
 from orchestrator.supervisor import TrainerSupervisor
@@ -131,6 +133,33 @@ def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path) -> None:
     assert isinstance(result, Snapshot)
     assert result.rows == 150
     supervisor.stop()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_the_trainer_warns_of_is_told_where_the_user_looks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SimulationStore(tmp_path)
+    store.append(_rows(np.random.default_rng(0).normal(size=(100, 2))))
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    config = LearnerConfig(**{**QUICK, "members": [], "source": "cost", "distance": "model.py:distance"})
+
+    def distance(x: torch.Tensor, x_o: torch.Tensor) -> torch.Tensor:
+        logging.getLogger("learners.memory").warning("the GPU's memory ran out")
+        return (x - x_o).square().sum(dim=-1)
+
+    parts = LearnerParts(distance=distance)
+    supervisor = TrainerSupervisor(
+        lambda: Trainer.options(num_cpus=1).remote(  # type: ignore[attr-defined]
+            prior, (0.1, 2.0), np.zeros(2), config, 0, ("a", "b"), None, parts
+        ),
+        store,
+    )
+    supervisor.update(100, 2)
+    while supervisor.poll(1.0) is None:
+        pass
+    supervisor.stop()
+    assert caplog.messages == ["the GPU's memory ran out"]
 
 
 def _rows(theta: np.ndarray) -> Finished:
