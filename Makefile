@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-report bench-explore bench-tracking docs clean
+.PHONY: demo test coverage setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-report bench-explore bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -24,6 +24,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Which lines no test runs.
+coverage: setup
 	$(BIN)/python -m pytest --cov=simulators --cov=learners --cov=orchestrator --cov-report=term:skip-covered
 
 # Days on two cores for all tasks, budgets and seeds; cells that are in benchmarks/accuracy.parquet are not run again.

@@ -63,7 +63,7 @@ def faulty(theta, seed):
     return FAULTS[number](theta) if number < len(FAULTS) else theta
 
 def brief(theta, seed):
-    time.sleep(0.04)
+    time.sleep(0.02)
     return theta
 
 def uneven(theta, seed):

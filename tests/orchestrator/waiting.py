@@ -20,12 +20,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def processes_with(text: str) -> list[int]:
-    """Living processes whose command line mentions `text`."""
+    """Living processes whose command line mentions `text`, without those of tests that run beside this one."""
+    mine = f"PYTEST_XDIST_WORKER={os.environ.get('PYTEST_XDIST_WORKER', '')}"
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if text in (entry / "cmdline").read_text():
+                inherited = (entry / "environ").read_bytes().decode(errors="replace")
+                others = "PYTEST_XDIST_WORKER=" in inherited and mine not in inherited
+                if text in (entry / "cmdline").read_text() and not others:
                     found.append(int(entry.name))
             except OSError:
                 continue
