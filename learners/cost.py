@@ -89,7 +89,6 @@ class Cost(PairEnsemble):
 
         Targets are rows of the simulations, with the observations after them.
         """
-        x = rows.x if rows.x_o is None else torch.cat([rows.x, rows.x_o.to(rows.x)])
         index = chosen.nonzero().squeeze(-1).cpu()
         n, num_targets = len(index), max(1, min(_TARGETS, _MOST // len(index)))
         # A target must be independent of what is compared with it: never the simulation itself.
@@ -97,10 +96,11 @@ class Cost(PairEnsemble):
         target = index[(torch.arange(n)[:, None] + shift) % n]
         if rows.x_o is not None:
             observed = torch.rand(n, num_targets, generator=generator) < _OBSERVED
-            which = torch.randint(len(rows.x), len(x), (n, num_targets), generator=generator)
+            which = torch.randint(len(rows.x), len(rows.x) + len(rows.x_o), (n, num_targets), generator=generator)
             target = target.where(~observed, which)
         pairs = torch.stack([index[:, None].expand_as(target), target]).flatten(1).split(_CHUNK, dim=1)
-        distance = torch.cat([self._measured(x[i], x[j]) for i, j in pairs]).reshape(n, num_targets)
+        distances = [self._measured(rows.x[i], _targets(rows, j)) for i, j in pairs]
+        distance = torch.cat(distances).reshape(n, num_targets)
         device = rows.u.device
         return index.to(device), target.to(device), distance.float().to(device)
 
@@ -118,6 +118,15 @@ class Cost(PairEnsemble):
                 "learned: return a large number where data are worlds apart"
             )
         return value.double()
+
+
+def _targets(rows: TrainingRows, index: Tensor) -> Tensor:
+    """Data of targets: simulations, and after them the observations."""
+    n, x_o = len(rows.x), rows.x_o
+    x = rows.x[index.where(index < n, 0)]
+    if x_o is not None:
+        x[index >= n] = x_o.to(x)[index[index >= n] - n]
+    return x
 
 
 class Distances:

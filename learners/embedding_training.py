@@ -10,8 +10,9 @@ from zuko.distributions import NormalizingFlow
 
 from .embedding import Embedding, EmbeddingOptions
 from .flows import spline_flow
+from .rows import evenly
 from .source import OnEpoch
-from .training import fit_module
+from .training import MOST_SCORED, fit_module
 
 _HIDDEN, _TRANSFORMS = (64, 64), 2
 #: Nats that one held-out simulation may cost.
@@ -76,14 +77,16 @@ class _Weighted:
     """Simulations and how much each counts."""
 
     def __init__(self, u: Tensor, z: Tensor, weight: Tensor, held_out: Tensor) -> None:
-        self.u, self.z, self.weight = u[~held_out], z[~held_out], weight[~held_out]
-        rows = held_out if held_out.any() else ~held_out
-        self.scored = u[rows], z[rows], weight[rows]
+        self.u, self.z, self.weight = u, z, weight
+        self.learned = (~held_out).nonzero().squeeze(-1)
+        scored = evenly(held_out.nonzero().squeeze(-1) if held_out.any() else self.learned, MOST_SCORED)
+        self.scored = u[scored], z[scored], weight[scored]
 
     def __len__(self) -> int:
-        return len(self.u)
+        return len(self.learned)
 
     def loss(self, module: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        rows = self.learned[rows]
         log_q, weight = module(self.z[rows]).log_prob(self.u[rows]), self.weight[rows]
         finite = log_q.isfinite()
         return -(weight * log_q)[finite].mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Features"]
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +14,13 @@ from simulators.errors import SavedModelError
 
 from .embedding import Embedding, EmbeddingOptions, check_embedding, check_series
 from .embedding_training import learn_embedding
+from .lattice import lattice_steps, spread
+from .rows import Rows, evenly
 from .scaling import DataScaling
 from .source import OnEpoch
+
+#: Rows from which it is told what data are like.
+_TYPICAL = 100_000
 
 
 class Features:
@@ -48,6 +54,27 @@ class Features:
         return self.known_scaling(x).to(self.device)
 
     @torch.no_grad()
+    def of(self, x: Rows, positions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`z` `(m, k)` of the rows of `x` at `positions` `(m,)`, made a piece at a time.
+
+        Arguments:
+            x, positions: See above.
+            generator: Spreads discrete columns over their cells (`lattice.py`); they stay as they are without one.
+        """
+        scaling, steps = self.known_scaling, torch.zeros(x.width, dtype=torch.float64)
+        if generator is not None:
+            steps = lattice_steps(x[evenly(positions, _TYPICAL)])
+            if (steps > 0)[scaling.logarithmic].any():
+                # A logarithm must not meet zero.
+                least = torch.stack([piece.amin(dim=0) for _, piece in x.pieces(positions)]).amin(dim=0)
+                steps = torch.where(scaling.logarithmic, steps.minimum(least), steps)
+
+        def make(piece: Tensor) -> Tensor:
+            return self.embedded(scaling(piece if generator is None else spread(piece, steps, generator)))
+
+        return self._made(x, positions, make, self.dim)
+
+    @torch.no_grad()
     def embedded(self, z: Tensor) -> Tensor:
         """Scaled data `(*, m)` as the networks see them, on the device."""
         z = z.to(self.device)
@@ -63,34 +90,44 @@ class Features:
         assert self.scaling is not None, "fit_surrogate comes first"
         return self.scaling
 
-    def fit_scaling(self, x: Tensor) -> None:
-        """Chooses the scaling from data `x` `(n, m)`, if that has not been done.
+    def fit_scaling(self, x: Rows, positions: Tensor) -> None:
+        """Chooses the scaling from the rows of data `x` at `positions`, or from some, if that has not been done.
 
         Raises:
             DataError: x is not so many series of equal length (`conv1d`).
         """
         if self.scaling is not None:
             return
+        some = x[evenly(positions, _TYPICAL)]
         if self.kind == "conv1d":
             # The numbers of a series are alike: a convolution must not see a logarithm here and none there.
-            check_series(x.shape[1], self.options.channels)
-            self.scaling = DataScaling.fit_series(x, self.options.channels)
+            check_series(x.width, self.options.channels)
+            self.scaling = DataScaling.fit_series(some, self.options.channels)
         else:
-            self.scaling = DataScaling.fit(x)
+            self.scaling = DataScaling.fit(some)
 
     def learn(
         self,
         u: Tensor,
-        x: Tensor,
+        x: Rows,
+        positions: Tensor,
         log_weight: Tensor,
         held_out: Tensor,
         generator: torch.Generator,
         on_epoch: OnEpoch | None = None,
     ) -> None:
-        """Learns the embedding, anew; arguments as for `learn_embedding`, of valid simulations."""
+        """Learns the embedding, anew, from the rows of `x` at `positions`; else arguments as for `learn_embedding`."""
         assert self.kind is not None, "no embedding is wanted"
-        z, held_out = self.scaled(x), held_out.to(self.device)
+        z = self._made(x, positions, self.known_scaling, x.width)
+        held_out = held_out.to(self.device)
         self.embedding = learn_embedding(self.kind, u, z, log_weight, held_out, self.options, generator, on_epoch)
+
+    def _made(self, x: Rows, positions: Tensor, make: Callable[[Tensor], Tensor], width: int) -> Tensor:
+        """`make(x)` of the rows at `positions`, on the device."""
+        z = torch.empty(len(positions), width, device=self.device)
+        for part, piece in x.pieces(positions):
+            z[part] = make(piece).to(self.device)
+        return z
 
     def restore(self, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Embedding:
         """The embedding that `Embedding.as_dict` and its weights describe.

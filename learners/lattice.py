@@ -16,20 +16,15 @@ __all__ = ["lattice_steps", "spread"]
 import torch
 from torch import Tensor
 
-from .scaling import DataScaling
-
 #: Gaps below this share of a column's range are rounding.
 _ROUNDING = 1e-6
 
 
-def spread(x: Tensor, scaling: DataScaling, generator: torch.Generator) -> Tensor:
-    """Scaled data `z` of `x`, both `(n, k)`, discrete columns spread over their cells."""
-    steps = lattice_steps(x)
+def spread(x: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+    """`x` `(n, k)` with each value spread evenly over a cell of the column's width, `steps` `(k,)`; zero for none."""
     if not steps.any():
-        return scaling(x)
-    # A logarithm must not meet zero.
-    steps = torch.where(scaling.logarithmic, steps.minimum(x.amin(dim=0)), steps)
-    return scaling(x + steps * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5))
+        return x
+    return x + steps * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5)
 
 
 def lattice_steps(x: Tensor) -> Tensor:

@@ -25,12 +25,12 @@ from .distillation import distill
 from .familiarity import Familiarity
 from .features import Features
 from .known import LogLikelihood
-from .lattice import spread
 from .network import PosteriorNetwork
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
-from .simulations import Simulations
+from .rows import RowView, evenly
+from .simulations import Simulations, SimulationSet
 from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
 from .teaching import Teaching
@@ -39,6 +39,9 @@ from .whitening import whiten
 
 #: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50
+
+#: Simulations that say whether an observation is like them.
+_FAMILIAR = 100_000
 
 OnProgress = Callable[[str, float], None]
 
@@ -94,7 +97,7 @@ class Learner:
             raise ObservationError(f"the observation has {bad} NaN or infinite values; every number must be finite")
         self.device = torch.device(self.options.device)
         self.generator = torch.Generator().manual_seed(seed)
-        self.data: Simulations | None = None
+        self.data = SimulationSet(self.whitening.dim)
         self.held_out = torch.zeros(0, dtype=torch.bool)
         #: Simulations that an embedding learns from, and nothing else: of those it is too sure.
         self.shown = torch.zeros(0, dtype=torch.bool)
@@ -117,8 +120,7 @@ class Learner:
         if not len(simulations):
             return
         self._check(simulations)
-        parts = [simulations] if self.data is None else [self.data, simulations]
-        self.data = Simulations.concatenate(parts)
+        self.data.add(simulations)
         fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
         self.held_out = torch.cat([self.held_out, fresh])
         shown = torch.zeros(len(simulations), dtype=torch.bool)
@@ -147,9 +149,9 @@ class Learner:
                 f"{outside} of {len(simulations)} theta lie outside the prior's support; remove them, or use the "
                 "prior that they were drawn from"
             )
-        if self.data is not None and self.data.x.shape[1] != simulations.x.shape[1]:
+        if len(self.data) and self.data.x.width != simulations.x.shape[1]:
             raise DataError(
-                f"x has {simulations.x.shape[1]} columns, but the simulations so far have {self.data.x.shape[1]}; "
+                f"x has {simulations.x.shape[1]} columns, but the simulations so far have {self.data.x.width}; "
                 "all must list the same quantities in the same order"
             )
         if self.x_o is not None and self.x_o.shape[1] != simulations.x.shape[1]:
@@ -160,7 +162,7 @@ class Learner:
 
     @property
     def num_valid(self) -> int:
-        return 0 if self.data is None else int(self.data.valid.sum())
+        return int(self.data.valid.sum())
 
     def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
         """Fits the source to all simulations so far; returns its held-out loss (of a surrogate in nats).
@@ -176,14 +178,12 @@ class Learner:
             DataError: Fewer than 50 valid simulations.
         """
         if self.num_valid < MIN_SIMULATIONS:
-            total = 0 if self.data is None else len(self.data)
             raise DataError(
                 f"at least {MIN_SIMULATIONS} valid simulations are needed to train, but there are "
-                f"{self.num_valid} (of {total}); run more, or find out why they fail"
+                f"{self.num_valid} (of {len(self.data)}); run more, or find out why they fail"
             )
-        assert self.data is not None
         features, options = self.features, self.options.surrogate
-        features.fit_scaling(self.data.x[self.data.valid])
+        features.fit_scaling(self.data.x, _positions(self.data.valid))
         with bounded_threads(self.options.threads):
             if features.kind is not None and (features.embedding is None or final):
                 self._learn_embedding(_named("embedding", on_progress))
@@ -196,19 +196,20 @@ class Learner:
 
     def _learn_embedding(self, on_epoch: OnEpoch | None) -> None:
         """Learns the embedding, from what is kept for it; what saw another one begins anew."""
-        assert self.data is not None
-        chosen = self.data.valid & (self.shown | self.held_out)
-        data, held_out = self.data.take(chosen), self.held_out[chosen]
-        self.features.learn(self._u(data), data.x, self._log_weight(data), held_out, self.generator, on_epoch)
+        data = self.data
+        rows = _positions(data.valid & (self.shown | self.held_out))
+        u, log_weight, held_out = self._u(rows), self._log_weight(rows), self.held_out[rows]
+        self.features.learn(u, data.x, rows, log_weight, held_out, self.generator, on_epoch)
         self.source = self.network = None
 
     def _rows(self) -> TrainingRows:
         """What the source learns from."""
-        data, held_out = self._kept()
-        x, features = data.x[data.valid], self.features
-        z = features.embedded(spread(x, features.known_scaling, self.generator))
+        data, features, kept = self.data, self.features, _positions(~self.shown)
+        valid = self._kept()
+        z, x = features.of(data.x, valid, self.generator), RowView(data.x, valid)
         z_o = None if self.x_o is None else features(self.x_o)
-        return TrainingRows(self._u(data), data.valid.to(self.device), held_out.to(self.device), z, x, z_o, self.x_o)
+        flags = (data.valid[kept].to(self.device), self.held_out[kept].to(self.device))
+        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o)
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""
@@ -262,11 +263,10 @@ class Learner:
 
     def posterior(self, metadata: dict[str, Any] | None = None) -> TemperedPosterior:
         """The posterior as it stands; a copy that further training leaves alone."""
-        assert self.network is not None and self.data is not None, "fit_posterior comes first"
+        assert self.network is not None, "fit_posterior comes first"
         network = PosteriorNetwork.from_dict(self.network.as_dict())
         network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
-        data, _ = self._kept()
-        familiarity = Familiarity.fit(self.features(data.x[data.valid]))
+        familiarity = Familiarity.fit(self.features.of(self.data.x, evenly(self._kept(), _FAMILIAR)))
         default_x = None if self.x_o is None else self.x_o[0]
         scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)
         embedding = None if embedding is None else embedding.cpu()
@@ -275,37 +275,39 @@ class Learner:
         )
 
     def _teaching(self) -> Teaching:
-        data, held_out = self._kept()
-        data, held_out = data.take(data.valid), held_out[data.valid]
+        rows = self._kept()
         return Teaching(
             self.prior,
             self.whitening,
             self._fitted(),
-            self._u(data),
-            self.features(data.x),
-            self._log_weight(data).where(~held_out, float("nan")),
+            self._u(rows),
+            self.features.of(self.data.x, rows),
+            self._log_weight(rows).where(~self.held_out[rows], float("nan")),
             None if self.x_o is None else self.features(self.x_o),
             self.beta_range,
             self.options,
             self.generator,
         )
 
-    def _kept(self) -> tuple[Simulations, Tensor]:
-        """The simulations that the embedding has not seen, and which of them are held out."""
-        assert self.data is not None
-        return self.data.take(~self.shown), self.held_out[~self.shown]
+    def _kept(self) -> Tensor:
+        """Positions of the valid simulations that the embedding has not seen, `(n,)`."""
+        return _positions(self.data.valid & ~self.shown)
 
-    def _u(self, data: Simulations) -> Tensor:
-        """Whitened parameters `(n, d)`, on the device."""
-        return self.whitening.to_u(data.theta).float().to(self.device)
+    def _u(self, rows: Tensor) -> Tensor:
+        """Whitened parameters `(n, d)` of the simulations at `rows`, on the device."""
+        return self.whitening.to_u(self.data.theta[rows]).float().to(self.device)
 
-    def _log_weight(self, data: Simulations) -> Tensor:
+    def _log_weight(self, rows: Tensor) -> Tensor:
         """`log p(theta) - log g(theta)`, NaN where nobody knows g, `(n,)`."""
-        return self.log_prior(data.theta) - data.log_proposal
+        return self.log_prior(self.data.theta[rows]) - self.data.log_proposal[rows]
 
     def _fitted(self) -> Source:
         assert self.source is not None, "fit_surrogate comes first"
         return self.source
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return mask.nonzero().squeeze(-1)
 
 
 def _named(phase: str, on_progress: OnProgress | None) -> OnEpoch | None:

@@ -23,10 +23,13 @@ from torch import Tensor, nn
 
 from .flows import LocationScale, affine_flow, gaussian_flow, spline_flow
 from .process import ProcessMean
+from .rows import evenly
 from .training import TrainOptions, fit_flow
 
 #: Above this dimension a member does not model correlations that vary with u, and affine flows are shallow.
 _WIDE = 16
+#: Simulations that least squares start from.
+_REGRESSED = 100_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,6 @@ class Member(nn.Module):
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats."""
-        left = z
         if self.process is not None:
             left = torch.empty_like(z)
             left[~held_out] = self.process.fit(u[~held_out], z[~held_out], generator)
@@ -118,11 +120,13 @@ class Member(nn.Module):
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
                 self.scale.copy_(torch.where(spread > 1e-5, spread, torch.ones_like(spread)))
-        v, c = left / self.scale, self._features(u)
+        # Without a process nothing is subtracted, and what may be large is not copied.
+        v, c = z if self.process is None else left / self.scale, self._features(u)
         if self.kind.linear_start and (not self.fitted or self.kind.flow == "linear"):
             regression = self.flow.transform.transforms[0]
             assert isinstance(regression, LocationScale)
-            regression.set_least_squares(v[~held_out], c[~held_out])
+            some = evenly((~held_out).nonzero().squeeze(-1), _REGRESSED)
+            regression.set_least_squares(v[some], c[some])
         self.fitted = True
         # Least squares is the answer of the linear kind: no pass over the data improves it.
         options = TrainOptions(max_epochs=0) if self.kind.flow == "linear" else options

@@ -75,17 +75,19 @@ class JointPairs:
     """Draws of `p(u, x)`: posterior draws at beta = 1.
 
     Attributes:
-        u: `(n, d)`.
-        z: `(n, k)`.
+        u: `(m, d)`.
+        z: `(m, k)`.
         weight: Importance weights towards `p(u, x)`, `(n,)`.
         share: Share of all pairs that are drawn from here; zero where they are no posterior draws, and only give points
             of x to compare.
+        rows: Rows of `u` and `z` that the weights are of, `(n,)`; all of them if None.
     """
 
     u: Tensor
     z: Tensor
     weight: Tensor
     share: float
+    rows: Tensor | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`n` pairs, each row as often as its weight says (systematic resampling), in any order."""
@@ -93,14 +95,17 @@ class JointPairs:
         position = (
             torch.randperm(n, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)
         ) / n
-        rows = torch.searchsorted(cumulative / cumulative[-1], position).clamp(max=len(self.u) - 1).to(self.u.device)
+        chosen = torch.searchsorted(cumulative / cumulative[-1], position).clamp(max=len(self.weight) - 1)
+        rows = chosen.to(self.u.device) if self.rows is None else self.rows[chosen.to(self.rows.device)]
         return self.u[rows], self.z[rows]
 
     def split(self, share: float) -> tuple[JointPairs, JointPairs]:
         """All but the last `share` of the rows, and those; of fewer than one, all rows twice."""
-        n = len(self.u) - int(share * len(self.u))
-        rows = (slice(0, n), slice(n, None) if n < len(self.u) else slice(0, n))
-        first, second = (JointPairs(self.u[r], self.z[r], self.weight[r], self.share) for r in rows)
+        total = len(self.weight)
+        n = total - int(share * total)
+        rows = torch.arange(total, device=self.u.device) if self.rows is None else self.rows
+        parts = (slice(0, n), slice(n, None) if n < total else slice(0, n))
+        first, second = (JointPairs(self.u, self.z, self.weight[p], self.share, rows[p]) for p in parts)
         return first, second
 
 

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from .pair_ensemble import PairEnsemble
+from .rows import evenly
 from .source import TrainingRows
+from .training import MOST_SCORED
 
 #: Parameters from which that of the simulation is told.
 _CONTRASTS = 16
@@ -51,15 +53,18 @@ class Contrasts:
     """
 
     def __init__(self, u: Tensor, z: Tensor, held_out: Tensor, generator: torch.Generator) -> None:
-        self.u, self.z = u[~held_out], z[~held_out]
+        # Data of many numbers are not copied: they may be most of what memory holds.
+        self.z, self.learned = z, (~held_out).nonzero().squeeze(-1)
+        self.u = u[self.learned]
         scored = held_out.nonzero().squeeze(-1) if held_out.any() else torch.arange(len(u), device=u.device)
+        scored = evenly(scored, MOST_SCORED)
         self.scored_u, self.scored_z = u[_others(scored, len(u), generator)], z[scored]
 
     def __len__(self) -> int:
         return len(self.u)
 
     def loss(self, module: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-        return _contrastive(module(self.u[_others(rows, len(self.u), generator)], self.z[rows][:, None]))
+        return _contrastive(module(self.u[_others(rows, len(self.u), generator)], self.z[self.learned[rows]][:, None]))
 
     def score(self, module: nn.Module) -> float:
         parts = zip(self.scored_u.split(4096), self.scored_z.split(4096), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Simulations"]
+__all__ = ["SimulationSet", "Simulations"]
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from simulators.errors import DataError
+
+from .rows import Rows
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,28 @@ class Simulations:
     def __len__(self) -> int:
         return len(self.theta)
 
-    @staticmethod
-    def concatenate(parts: list[Simulations]) -> Simulations:
-        """All parts as one."""
-        return Simulations(
-            torch.cat([p.theta for p in parts]),
-            torch.cat([p.x for p in parts]),
-            torch.cat([p.log_proposal for p in parts]),
-        )
+
+class SimulationSet:
+    """All simulations that a learner has been given.
+
+    Attributes:
+        theta, log_proposal: As those of `Simulations`.
+        x: Data `(n, k)`, which need not be in memory.
+        valid: Which of them are finite, boolean `(n,)`.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.theta = torch.zeros(0, dim, dtype=torch.float64)
+        self.log_proposal = torch.zeros(0, dtype=torch.float64)
+        self.valid = torch.zeros(0, dtype=torch.bool)
+        self.x = Rows()
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def add(self, simulations: Simulations) -> None:
+        """Adds simulations after those that are there."""
+        self.theta = torch.cat([self.theta, simulations.theta])
+        self.log_proposal = torch.cat([self.log_proposal, simulations.log_proposal])
+        self.valid = torch.cat([self.valid, simulations.valid])
+        self.x.append(simulations.x)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .rows import RowView
 from .training import TrainOptions
 
 #: Called with the epoch and its held-out loss.
@@ -34,7 +35,7 @@ class TrainingRows:
         valid: Which of them have a result, boolean `(n,)`.
         held_out: Which only score, boolean `(n,)`; the same ones in every fit.
         z: Scaled (and embedded) data of the valid ones, `(n_valid, k)`.
-        x: Their data as simulated, `(n_valid, m)`, on the CPU.
+        x: Their data as simulated, `(n_valid, m)`, on the CPU; where they are many, in a file.
         z_o: The observations of a targeted campaign, `(m_o, k)`, or None.
         x_o: The same as they are, `(m_o, m)`, or None.
     """
@@ -43,7 +44,7 @@ class TrainingRows:
     valid: Tensor
     held_out: Tensor
     z: Tensor
-    x: Tensor
+    x: Tensor | RowView
     z_o: Tensor | None = None
     x_o: Tensor | None = None
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from .member import Member
 from .memory import Parts
+from .rows import evenly
 from .source import OnEpoch, Source, TrainingRows
-from .training import TrainOptions, bounded_threads
+from .training import MOST_SCORED, TrainOptions, bounded_threads
 from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
@@ -117,8 +118,9 @@ class Surrogate(Source):
 
         with ThreadPoolExecutor(max(1, threads)) as workers:
             list(workers.map(fit_member, self.members, seeds))
+        scored = evenly(held_out.nonzero().squeeze(-1), MOST_SCORED)
         with torch.no_grad():
-            log_p = self._members(context[held_out], z[held_out]) if held_out.any() else None
+            log_p = self._members(context[scored], z[scored]) if len(scored) else None
         if log_p is not None:
             self.weights.copy_(_stack(log_p))
         self.validity.fit(u, valid, generator)

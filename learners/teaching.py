@@ -137,8 +137,7 @@ class Teaching:
         # Repeating few real pairs many times would only teach the network to remember them.
         most = options.real_share if self.source.draws_x else options.joint_share
         share = min(most, options.joint_share, 20 * len(weight) / options.pairs)
-        rows = known.to(self.z.device)
-        return JointPairs(self.u[rows], self.z[rows], weight.float(), share)
+        return JointPairs(self.u, self.z, weight.float(), share, known.nonzero().squeeze(-1).to(self.z.device))
 
     def _joined(self, simulated: Tensor, size: int, fresh_u: Callable[[int], Tensor]) -> Tensor:
         """`simulated`, and draws of the source up to `size` in all."""

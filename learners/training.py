@@ -6,7 +6,7 @@ on the device and no loader in between.
 
 from __future__ import annotations
 
-__all__ = ["Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module"]
+__all__ = ["MOST_SCORED", "Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module"]
 
 import contextlib
 import copy
@@ -21,10 +21,15 @@ from torch import Tensor, nn
 from zuko.flows import Flow
 
 from .memory import Parts
+from .rows import evenly
 
 #: Nats that one held-out pair may cost: a single outlier must not decide when training stops.
 _WORST = 1e4
 _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
+#: Held-out rows that are scored after each epoch: more would say the same.
+MOST_SCORED = 20_000
+#: Steps after which the score is taken, however many rows there are.
+_LONGEST = 500
 #: Share of the old that the moving average of the weights keeps each step.
 _AVERAGING = 0.98
 #: Rows of a batch that are not taken apart, whatever the memory: some losses compare rows.
@@ -36,7 +41,7 @@ class TrainOptions:
     """How a flow is fitted.
 
     Arguments:
-        max_epochs: Passes over the data at most.
+        max_epochs: Passes over the data at most; of many data a pass has 500 steps, and sees some.
         patience: Evaluations without a better held-out score before stopping.
         batch_size: Pairs a step, fewer where there are few pairs.
         learning_rate: Peak of the schedule (warm-up, then cosine to zero over `max_epochs`).
@@ -153,7 +158,7 @@ def fit_module(
     n = len(lesson)
     # Few data make small batches worth their steps.
     batch = min(options.batch_size, max(_MIN_BATCH, n // _STEPS_PER_EPOCH), n)
-    steps_per_epoch = max(1, n // batch)
+    steps_per_epoch = max(1, min(n // batch, _LONGEST))
     optimizer = torch.optim.AdamW(
         module.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
@@ -213,13 +218,16 @@ class _Pairs:
     """Pairs of data and context; without any that are held out, all are scored."""
 
     def __init__(self, v: Tensor, c: Tensor, held_out: Tensor) -> None:
-        self.v, self.c = v[~held_out], c[~held_out]
-        self.scored = (v[held_out], c[held_out]) if held_out.any() else (self.v, self.c)
+        self.v, self.c = v, c
+        self.learned = (~held_out).nonzero().squeeze(-1)
+        scored = evenly(held_out.nonzero().squeeze(-1) if held_out.any() else self.learned, MOST_SCORED)
+        self.scored = v[scored], c[scored]
 
     def __len__(self) -> int:
-        return len(self.v)
+        return len(self.learned)
 
     def loss(self, flow: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        rows = self.learned[rows]
         log_p = flow(self.c[rows]).log_prob(self.v[rows])
         # One pair that overflows must not undo the training.
         return -log_p[log_p.isfinite()].mean()

@@ -10,7 +10,7 @@ __all__ = ["SCHEMA", "SimulationStore", "StoreSummary", "split_columns"]
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,8 +118,15 @@ class SimulationStore:
         Raises:
             RunDirectoryError: The store cannot be read; names the file if one is damaged.
         """
-        wanted = None if columns is None else list(dict.fromkeys(["id", *columns]))
+        wanted = None if columns is None else _with_id(columns)
         return self._scan(lambda dataset: _rows(dataset, wanted))
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """What `read` gives, up to `rows` rows at a time: a large store need not fit into memory."""
+        ids, wanted = self.ids(), _with_id(columns)
+        for part in np.split(ids, np.arange(rows, len(ids), rows)):
+            inside = (ds.field("id") >= int(part[0])) & (ds.field("id") <= int(part[-1])) if len(part) else None
+            yield self._scan(lambda dataset, inside=inside: _rows(dataset, wanted, inside))  # type: ignore[misc]
 
     def ids(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids of all rows, increasing."""
@@ -246,6 +253,10 @@ class SimulationStore:
             return ds.dataset(SCHEMA.empty_table())
         factory = ds.FileSystemDatasetFactory(self._location.filesystem, paths, ds.ParquetFileFormat())
         return factory.finish(SCHEMA)
+
+
+def _with_id(columns: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(["id", *columns]))
 
 
 def _rows(dataset: ds.Dataset, columns: Sequence[str] | None = None, chosen: pc.Expression | None = None) -> pa.Table:

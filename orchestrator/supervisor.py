@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _MAX_RESTARTS = 3
 _SEND_SECONDS = 0.5
 _SEND_ROWS = 10_000
+#: Numbers of x that a new trainer is sent at once, and such messages on the way at most.
+_FILL_NUMBERS, _ON_THE_WAY = 1 << 22, 4
 
 
 class TrainerSupervisor:
@@ -158,19 +160,25 @@ class TrainerSupervisor:
         self._fill(dim_x)
 
     def _fill(self, dim_x: int | None) -> None:
-        table = self._store.read(["theta", "x", "proposal", "proposal_log_density", "seconds"])
-        theta, x = split_columns(table)
-        dim_x = x.shape[1] or dim_x
+        dim_x = self._store.summary().width or dim_x
         if not dim_x:
             return  # Without a result yet x has no length: later.
-        if not x.shape[1]:
-            x = np.full((len(theta), dim_x), np.nan)
-        trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
-        log_proposal, seconds = (
-            table[name].to_numpy()[trains].astype(np.float64) for name in ("proposal_log_density", "seconds")
-        )
-        self._known, self._filled = table["id"].to_numpy()[trains], True
-        self._actor.add.remote(self._known, theta[trains], x[trains], log_proposal, seconds)
+        columns = ["theta", "x", "proposal", "proposal_log_density", "seconds"]
+        known, sent = [self._known], []
+        for table in self._store.pieces(columns, max(1, _FILL_NUMBERS // dim_x)):
+            theta, x = split_columns(table)
+            if x.shape[1] != dim_x:  # no result among them
+                x = np.full((len(table), dim_x), np.nan)
+            trains = np.isin(table["proposal"].to_numpy(), [str(kind) for kind in ProposalKind if kind.trains])
+            log_proposal, seconds = (
+                table[name].to_numpy()[trains].astype(np.float64) for name in ("proposal_log_density", "seconds")
+            )
+            known.append(table["id"].to_numpy()[trains])
+            sent.append(self._actor.add.remote(known[-1], theta[trains], x[trains], log_proposal, seconds))
+            # A large store must not wait in memory for the trainer.
+            if len(sent) > _ON_THE_WAY:
+                _, sent = ray.wait(sent)
+        self._known, self._filled = np.concatenate(known), True
 
     def _restart(self, error: RayActorError) -> None:
         self._restarts += 1

@@ -206,7 +206,6 @@ class Trainer:
             DataError: Too few valid simulations.
         """
         self._learn_from(before)
-        assert self.learner.data is not None
         self._use_threads(None if alone else self._threads)
         rows = len(self.learner.data)
         surrogate_loss = self.learner.fit_surrogate(final=False, on_progress=self._report)
@@ -259,9 +258,11 @@ class Trainer:
         held, self._held = self._held, []
         for ids, rows in held:
             chosen = torch.ones_like(ids, dtype=torch.bool) if before is None else ids < before
+            if chosen.all():
+                self.learner.add(rows)
+                continue
             self.learner.add(rows.take(chosen))
-            if not chosen.all():
-                self._held.append((ids[~chosen], rows.take(~chosen)))
+            self._held.append((ids[~chosen], rows.take(~chosen)))
 
     def _use_threads(self, threads: int | None) -> None:
         threads = threads or os.cpu_count() or 1

@@ -16,6 +16,7 @@ from learners import LearnerOptions, TemperedPosterior
 from learners.embedding import Embedding, EmbeddingOptions
 from learners.features import Features
 from learners.learner import Learner
+from learners.rows import Rows
 from learners.scaling import DataScaling
 from simulators.errors import DataError, SavedModelError
 
@@ -176,7 +177,9 @@ def test_all_numbers_of_a_series_are_scaled_alike() -> None:
     x = torch.cat([torch.randn(50, 8, generator=generator).exp(), torch.randn(50, 8, generator=generator)], dim=1)
     x[:, 3] = x[:, 3].abs() * 100 + 1  # alone it would be taken on another scale
     features = Features("conv1d", EmbeddingOptions(channels=2), torch.device("cpu"))
-    features.fit_scaling(x.double())
+    rows = Rows()
+    rows.append(x.double())
+    features.fit_scaling(rows, torch.arange(len(x)))
     scaling = features.known_scaling
     assert isinstance(scaling, DataScaling)
     for part in (scaling.logarithmic, scaling.center, scaling.scale):

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from learners.lattice import lattice_steps, spread
+from learners.embedding import EmbeddingOptions
+from learners.features import Features
+from learners.lattice import lattice_steps
+from learners.rows import Rows
 from learners.scaling import DataScaling
+
+
+def spread(x: torch.Tensor, scaling: DataScaling, generator: torch.Generator) -> torch.Tensor:
+    """What the networks see of `x`."""
+    features, rows = Features(None, EmbeddingOptions(), torch.device("cpu")), Rows()
+    features.scaling = scaling
+    rows.append(x)
+    return features.of(rows, torch.arange(len(x)), generator)
 
 
 def data(n: int = 500) -> torch.Tensor:
