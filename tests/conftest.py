@@ -9,16 +9,17 @@ import os
 import shutil
 import tempfile
 
-import pytest
+# Before anything is imported that reads them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes share the cores: threads that wait for each other by spinning would take them from the others.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    # The size of somebody's terminal is none of the tests' business.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+    # Short, for sockets have short names.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="tf", dir="/tmp")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_unconfigure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        # The processes share the cores: threads that wait for each other by spinning would take them from the others.
-        os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        # The width of somebody's terminal is none of the tests' business.
-        os.environ.pop("COLUMNS", None)
-        # Short, for sockets have short names.
-        folder = tempfile.mkdtemp(prefix="tf", dir="/tmp")
-        os.environ["RAY_TMPDIR"] = folder
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
