@@ -15,7 +15,7 @@ from learners.posterior import TemperedPosterior
 
 from .proposal import ProposalKind
 from .run_directory import RunDirectory
-from .store import split_columns
+from .store import SimulationStore, split_columns
 
 _MIN_ROWS = 20
 
@@ -58,13 +58,13 @@ def check(run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int
     low, high = posterior.beta_range
     results: list[CheckResult] = []
     if low <= 1.0 <= high and posterior.metadata.get("source") != "cost":
-        table = run.store().read(["theta", "x", "status", "proposal"])
+        kinds = (ProposalKind.CALIBRATION_PRIOR, ProposalKind.CALIBRATION_TEMPERED)
+        table = run.store().read(["theta", "x", "proposal"], SimulationStore.successes(*kinds))
         theta, x = split_columns(table)
         kind = np.array(table["proposal"].to_pylist())
-        ok = np.array(table["status"].to_pylist()) == "ok"
         fresh = table["id"].to_numpy() >= int(posterior.metadata.get("calibration_from", 0))
-        prior = ok & (kind == ProposalKind.CALIBRATION_PRIOR)
-        tempered = ok & fresh & (kind == ProposalKind.CALIBRATION_TEMPERED)
+        prior = kind == ProposalKind.CALIBRATION_PRIOR
+        tempered = fresh & (kind == ProposalKind.CALIBRATION_TEMPERED)
         if prior.sum() >= _MIN_ROWS:
             ranks = _ranks(posterior, theta[prior], x[prior], "the prior", draws, seed, None)
             results.append(_plain("prior", ranks))

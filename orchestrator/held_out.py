@@ -14,15 +14,13 @@ __all__ = ["HeldOut", "held_out"]
 import warnings
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
 import torch
 
 from learners.posterior import TemperedPosterior
-from simulators.outcome import Status
 
 from .proposal import ProposalKind
 from .run_directory import RunDirectory
-from .store import split_columns
+from .store import SimulationStore, split_columns
 
 #: Fewer rows say nothing about which of two posteriors is better.
 _MIN_ROWS = 20
@@ -56,9 +54,7 @@ class HeldOut:
 
 def held_out(run: RunDirectory, posterior: TemperedPosterior) -> HeldOut | None:
     """The simulations that `posterior` was not trained on; None if there are too few."""
-    table = run.store().read(["theta", "x", "status", "proposal"])
-    kept = pc.equal(table["proposal"], str(ProposalKind.CALIBRATION_PRIOR))
-    table = table.filter(pc.and_(kept, pc.equal(table["status"], str(Status.OK))))
+    table = run.store().read(["theta", "x"], SimulationStore.successes(ProposalKind.CALIBRATION_PRIOR))
     if len(table) < _MIN_ROWS:
         return None
     theta, x = split_columns(table)

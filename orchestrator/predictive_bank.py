@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp
 
@@ -29,7 +29,7 @@ from simulators.outcome import Array
 
 from .proposal import ProposalKind
 from .run_directory import RunDirectory
-from .store import split_columns
+from .store import SimulationStore, split_columns
 
 #: Effective draws below which quantiles at 5 % and 95 % would be noise.
 ENOUGH = 100
@@ -167,11 +167,16 @@ def load_bank(run: RunDirectory, posterior: TemperedPosterior) -> PredictiveBank
         theta, x = theta.reshape(-1, theta.shape[-1]), x.reshape(-1, x.shape[-1])
         each = [_log_q(posterior, theta, float(beta), None) for beta in betas]
         return PredictiveBank(theta, x, logsumexp(each, axis=0) - math.log(len(betas)), "the surrogate")
-    table = run.store().read(["theta", "x", "status", "proposal", "proposal_log_density"])
-    prior = pc.and_(pc.equal(table["proposal"], str(ProposalKind.PRIOR)), pc.equal(table["status"], "ok"))
-    table = table.filter(prior).slice(0, _MOST_SIMULATIONS)
-    if not len(table):
+    columns, found = ["theta", "x", "proposal_log_density"], 0
+    pieces = []
+    for piece in run.store().pieces(columns, where=SimulationStore.successes(ProposalKind.PRIOR)):
+        pieces.append(piece)
+        found += len(piece)
+        if found >= _MOST_SIMULATIONS:
+            break
+    if not found:
         return None
+    table = pa.concat_tables(pieces).slice(0, _MOST_SIMULATIONS)
     theta, x = split_columns(table)
     return PredictiveBank(theta, x, table["proposal_log_density"].to_numpy(), "simulations of the prior")
 

@@ -112,21 +112,23 @@ class SimulationStore:
 
         self._location.put(f"{ids.min():012d}-{key}.parquet", write)
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows in the order of their ids, each id once.
+    def read(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """All rows, or those that `where` chooses, in the order of their ids, each id once.
 
         Raises:
             RunDirectoryError: The store cannot be read; names the file if one is damaged.
         """
         wanted = None if columns is None else _with_id(columns)
-        return self._scan(lambda dataset: _rows(dataset, wanted))
+        return self._scan(lambda dataset: _rows(dataset, wanted, where))
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        """What `read` gives, up to `rows` rows at a time: a large store need not fit into memory."""
-        ids, wanted = self.ids(), _with_id(columns)
-        for part in np.split(ids, np.arange(rows, len(ids), rows)):
-            inside = (ds.field("id") >= int(part[0])) & (ds.field("id") <= int(part[-1])) if len(part) else None
-            yield self._scan(lambda dataset, inside=inside: _rows(dataset, wanted, inside))  # type: ignore[misc]
+    def pieces(
+        self, columns: Sequence[str], rows: int = GROUP_ROWS, where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """What `read` gives, from up to `rows` rows at a time: a large store need not fit into memory."""
+        ids = self.ids()
+        for part in np.split(ids, np.arange(rows, len(ids), rows)) if len(ids) else []:
+            inside = (ds.field("id") >= int(part[0])) & (ds.field("id") <= int(part[-1]))
+            yield self.read(columns, inside if where is None else inside & where)
 
     def ids(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids of all rows, increasing."""
@@ -155,18 +157,24 @@ class SimulationStore:
 
     def digest(self) -> str:
         """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""
-        table = self.read(["theta", "x", "status"])
-        digest = hashlib.sha256(table["id"].to_numpy().tobytes())
+        digest = hashlib.sha256(self.ids().tobytes())
         for name in ("theta", "x", "status"):
-            column = table[name]
-            lengths = pc.list_value_length(column) if name != "status" else pc.binary_length(column)
-            digest.update(pc.fill_null(lengths, -1).to_numpy().astype(np.int64).tobytes())
-            for chunk in column.chunks:
-                if name == "status":
-                    digest.update("".join(chunk.to_pylist()).encode())
-                else:
-                    digest.update(pc.list_flatten(chunk).to_numpy(zero_copy_only=False).tobytes())
+            length = pc.binary_length if name == "status" else pc.list_value_length
+            # Twice through a column: all lengths come before all values.
+            for table in self.pieces([name]):
+                digest.update(pc.fill_null(length(table[name]), -1).to_numpy().astype(np.int64).tobytes())
+            for table in self.pieces([name]):
+                for chunk in table[name].chunks:
+                    if name == "status":
+                        digest.update("".join(chunk.to_pylist()).encode())
+                    else:
+                        digest.update(pc.list_flatten(chunk).to_numpy(zero_copy_only=False).tobytes())
         return digest.hexdigest()
+
+    @staticmethod
+    def successes(*kinds: ProposalKind) -> pc.Expression:
+        """For `read`: simulations with a result that were proposed in one of these ways."""
+        return (ds.field("status") == str(Status.OK)) & ds.field("proposal").isin([str(kind) for kind in kinds])
 
     def claim(self, owner: str, place: str) -> None:
         """Notes that the store belongs to one campaign; two would overwrite one another's ids.
