@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-report bench-explore bench-tracking docs clean
+.PHONY: demo test coverage setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-memory bench-report bench-explore bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -48,6 +48,10 @@ bench-acquisition: setup
 # Two minutes; best on a machine that does nothing else.
 bench-store: setup
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+# Two minutes: the memory of a campaign of a million simulations of a hundred numbers.
+bench-memory: setup
+	$(BIN)/python -m benchmarks.memory $(ARGS)
 
 bench-pool: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"

@@ -85,7 +85,7 @@ def npe(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     torch.manual_seed(seed)
     started = time.perf_counter()
     inference = NPE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.appendsimulations(theta.float(), x.float()).train()
+    inference.append_simulations(theta.float(), x.float()).train()
     posterior = inference.build_posterior()
     seconds = time.perf_counter() - started
 
@@ -115,7 +115,7 @@ def nle(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     torch.manual_seed(seed)
     started = time.perf_counter()
     inference = NLE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.appendsimulations(theta.float(), x.float()).train()
+    inference.append_simulations(theta.float(), x.float()).train()
     built = inference.build_posterior()
     seconds = time.perf_counter() - started
 

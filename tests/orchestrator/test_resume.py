@@ -109,7 +109,9 @@ def test_two_processes_cannot_write_one_run_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path) -> None:
+def test_a_lost_trainer_is_started_again_from_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A large store is sent in pieces: here in seven, more than are on the way at once.
+    monkeypatch.setattr("orchestrator.supervisor._FILL_NUMBERS", 60)
     store = SimulationStore(tmp_path)
     theta = np.random.default_rng(0).normal(size=(200, 2))
     store.append(_rows(theta))

@@ -49,6 +49,21 @@ def test_chosen_columns_come_with_the_id(tmp_path: Path) -> None:
     assert store.read(["seconds", "x"]).column_names == ["id", "seconds", "x"]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+def test_pieces_are_what_is_read(tmp_path: Path, rows: int) -> None:
+    store = SimulationStore(tmp_path)
+    store.append(finished([0, 2, 9, 4], failing=[9]))
+    store.append(finished([7, 1, 30], failing=[1], kind=ProposalKind.TEMPERED))
+    pieces = list(store.pieces(["x"], rows))
+    assert max(map(len, pieces)) == min(rows, 7)
+    assert pa.concat_tables(pieces).equals(store.read(["x"]))
+    good = SimulationStore.successes(ProposalKind.PRIOR)
+    chosen = pa.concat_tables(store.pieces(["x"], rows, good))
+    assert chosen.equals(store.read(["x"], good))
+    assert chosen["id"].to_pylist() == [0, 2, 4]
+    assert list(SimulationStore(tmp_path / "none").pieces(["x"])) == []
+
+
 def test_an_empty_store_is_empty(tmp_path: Path) -> None:
     store = SimulationStore(tmp_path / "none")
     store.append(Finished.none())
