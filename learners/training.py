@@ -12,7 +12,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -30,6 +30,8 @@ _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
 MOST_SCORED = 20_000
 #: Steps after which the score is taken, however many rows there are.
 _LONGEST = 500
+#: Steps of a flow's training that are planned for a thousand pairs.
+_PLANNED = 2800
 #: Share of the old that the moving average of the weights keeps each step.
 _AVERAGING = 0.98
 #: Rows of a batch that are not taken apart, whatever the memory: some losses compare rows.
@@ -41,7 +43,8 @@ class TrainOptions:
     """How a flow is fitted.
 
     Arguments:
-        max_epochs: Passes over the data at most; of many data a pass has 500 steps, and sees some.
+        max_epochs: Passes over the data at most; of many data a pass has 500 steps, and sees some. `fit_flow` plans
+            fewer where data are many.
         patience: Evaluations without a better held-out score before stopping.
         batch_size: Pairs a step, fewer where there are few pairs.
         learning_rate: Peak of the schedule (warm-up, then cosine to zero over `max_epochs`).
@@ -124,6 +127,9 @@ def fit_flow(
 ) -> float:
     """Fits `flow` to pairs in place and leaves it at its best held-out score.
 
+    A learning rate that has come down by the end is worth more than more steps: for `n` thousand pairs about
+    `2800 n^0.3` steps are planned, which is what a thousand take (`benchmarks/RESULTS.md`).
+
     Arguments:
         flow: The conditional flow `p(v | c)`.
         v: Data `(n, k)`.
@@ -136,7 +142,10 @@ def fit_flow(
     Returns:
         The best held-out loss `-mean log p(v | c)` in nats.
     """
-    return fit_module(flow, _Pairs(v, c, held_out), v.device, options, generator, on_epoch)
+    lesson = _Pairs(v, c, held_out)
+    planned = round(_PLANNED * max(1.0, len(lesson) / 1000) ** 0.3 / _steps_per_epoch(len(lesson), options))
+    options = replace(options, max_epochs=min(options.max_epochs, max(1, planned)))
+    return fit_module(flow, lesson, v.device, options, generator, on_epoch)
 
 
 def fit_module(
@@ -156,9 +165,7 @@ def fit_module(
         options, generator, on_epoch: As for `fit_flow`.
     """
     n = len(lesson)
-    # Few data make small batches worth their steps.
-    batch = min(options.batch_size, max(_MIN_BATCH, n // _STEPS_PER_EPOCH), n)
-    steps_per_epoch = max(1, min(n // batch, _LONGEST))
+    batch, steps_per_epoch = _batch(n, options), _steps_per_epoch(n, options)
     optimizer = torch.optim.AdamW(
         module.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
@@ -184,6 +191,15 @@ def fit_module(
     module.load_state_dict(best_state)
     module.eval()
     return best
+
+
+def _batch(n: int, options: TrainOptions) -> int:
+    # Few data make small batches worth their steps.
+    return min(options.batch_size, max(_MIN_BATCH, n // _STEPS_PER_EPOCH), n)
+
+
+def _steps_per_epoch(n: int, options: TrainOptions) -> int:
+    return max(1, min(n // _batch(n, options), _LONGEST))
 
 
 def _losses(
