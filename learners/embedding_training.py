@@ -10,9 +10,8 @@ from zuko.distributions import NormalizingFlow
 
 from .embedding import Embedding, EmbeddingOptions
 from .flows import spline_flow
-from .rows import evenly
 from .source import OnEpoch
-from .training import MOST_SCORED, fit_module
+from .training import fit_module, told_apart
 
 _HIDDEN, _TRANSFORMS = (64, 64), 2
 #: Nats that one held-out simulation may cost.
@@ -78,8 +77,7 @@ class _Weighted:
 
     def __init__(self, u: Tensor, z: Tensor, weight: Tensor, held_out: Tensor) -> None:
         self.u, self.z, self.weight = u, z, weight
-        self.learned = (~held_out).nonzero().squeeze(-1)
-        scored = evenly(held_out.nonzero().squeeze(-1) if held_out.any() else self.learned, MOST_SCORED)
+        self.learned, scored = told_apart(held_out)
         self.scored = u[scored], z[scored], weight[scored]
 
     def __len__(self) -> int:

@@ -47,11 +47,7 @@ class Features:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`z` `(*, k)` of `x` `(*, m)`."""
-        return self.embedded(self.scaled(x))
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """`x` `(*, m)` scaled, on the device."""
-        return self.known_scaling(x).to(self.device)
+        return self.embedded(self.known_scaling(x))
 
     @torch.no_grad()
     def of(self, x: Rows, positions: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from .pair_ensemble import PairEnsemble
-from .rows import evenly
 from .source import TrainingRows
-from .training import MOST_SCORED
+from .training import told_apart
 
 #: Parameters from which that of the simulation is told.
 _CONTRASTS = 16
@@ -54,10 +53,8 @@ class Contrasts:
 
     def __init__(self, u: Tensor, z: Tensor, held_out: Tensor, generator: torch.Generator) -> None:
         # Data of many numbers are not copied: they may be most of what memory holds.
-        self.z, self.learned = z, (~held_out).nonzero().squeeze(-1)
+        self.z, (self.learned, scored) = z, told_apart(held_out)
         self.u = u[self.learned]
-        scored = held_out.nonzero().squeeze(-1) if held_out.any() else torch.arange(len(u), device=u.device)
-        scored = evenly(scored, MOST_SCORED)
         self.scored_u, self.scored_z = u[_others(scored, len(u), generator)], z[scored]
 
     def __len__(self) -> int:

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 from .member import Member
 from .memory import Parts
-from .rows import evenly
 from .source import OnEpoch, Source, TrainingRows
-from .training import MOST_SCORED, TrainOptions, bounded_threads
+from .training import TrainOptions, bounded_threads, told_apart
 from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
@@ -118,9 +117,9 @@ class Surrogate(Source):
 
         with ThreadPoolExecutor(max(1, threads)) as workers:
             list(workers.map(fit_member, self.members, seeds))
-        scored = evenly(held_out.nonzero().squeeze(-1), MOST_SCORED)
+        _, scored = told_apart(held_out)
         with torch.no_grad():
-            log_p = self._members(context[scored], z[scored]) if len(scored) else None
+            log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
             self.weights.copy_(_stack(log_p))
         self.validity.fit(u, valid, generator)

@@ -6,7 +6,7 @@ on the device and no loader in between.
 
 from __future__ import annotations
 
-__all__ = ["MOST_SCORED", "Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module"]
+__all__ = ["Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module", "told_apart"]
 
 import contextlib
 import copy
@@ -27,7 +27,7 @@ from .rows import evenly
 _WORST = 1e4
 _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
 #: Held-out rows that are scored after each epoch: more would say the same.
-MOST_SCORED = 20_000
+_MOST_SCORED = 20_000
 #: Steps after which the score is taken, however many rows there are.
 _LONGEST = 500
 #: Steps of a flow's training that are planned for a thousand pairs.
@@ -230,13 +230,18 @@ class Lesson(Protocol):
         ...
 
 
+def told_apart(held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the rows to learn from, and of some that are held out; of the former again if none is."""
+    learned = (~held_out).nonzero().squeeze(-1)
+    return learned, evenly(held_out.nonzero().squeeze(-1) if held_out.any() else learned, _MOST_SCORED)
+
+
 class _Pairs:
     """Pairs of data and context; without any that are held out, all are scored."""
 
     def __init__(self, v: Tensor, c: Tensor, held_out: Tensor) -> None:
         self.v, self.c = v, c
-        self.learned = (~held_out).nonzero().squeeze(-1)
-        scored = evenly(held_out.nonzero().squeeze(-1) if held_out.any() else self.learned, MOST_SCORED)
+        self.learned, scored = told_apart(held_out)
         self.scored = v[scored], c[scored]
 
     def __len__(self) -> int:

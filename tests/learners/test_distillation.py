@@ -74,6 +74,17 @@ def test_joint_pairs_come_as_often_as_their_weights_say() -> None:
     assert torch.bincount(u[:, 0].long(), minlength=4).tolist() == [100, 0, 200, 100]
 
 
+def test_joint_pairs_of_some_rows_are_those_and_stay_apart_when_split() -> None:
+    u = torch.arange(10.0)[:, None]
+    pairs = JointPairs(u, -u, torch.tensor([1.0, 3.0, 1.0, 1.0]), 1.0, torch.tensor([2, 5, 7, 9]))
+    drawn, z = pairs.draw(600, torch.Generator().manual_seed(0))
+    assert torch.equal(z, -drawn)
+    assert torch.bincount(drawn[:, 0].long(), minlength=10).tolist() == [0, 0, 100, 0, 0, 300, 0, 100, 0, 100]
+    first, second = pairs.split(0.25)
+    assert set(first.draw(100, torch.Generator().manual_seed(0))[0][:, 0].tolist()) == {2.0, 5.0, 7.0}
+    assert set(second.draw(100, torch.Generator().manual_seed(0))[0][:, 0].tolist()) == {9.0}
+
+
 def test_what_is_impossible_is_cut_and_stays_finite() -> None:
     u = torch.tensor([[[0.0], [0.1], [0.2]]])
     impossible = torch.tensor([[0.0, float("-inf"), float("nan")]])

@@ -45,6 +45,20 @@ def test_returns_the_loss_of_the_state_that_it_leaves() -> None:
     assert held_out_loss(flow, v[held_out], c[held_out]) == pytest.approx(loss)
 
 
+@pytest.mark.parametrize(("n", "longest", "passes"), [(600, 500, 25), (20_000, 500, 2), (20_000, 10, 48)])
+def test_of_many_data_fewer_passes_are_planned(
+    n: int, longest: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 540 rows are 8 batches a pass, 18,000 are 281 or `longest`; 200 steps for a thousand, 476 for 18,000.
+    monkeypatch.setattr("learners.training._PLANNED", 200)
+    monkeypatch.setattr("learners.training._LONGEST", longest)
+    v, c, held_out = pairs(n)
+    seen: list[int] = []
+    options = TrainOptions(max_epochs=100, patience=100, batch_size=64)
+    fit_flow(fresh(), v, c, held_out, options, torch.Generator(), lambda epoch, _: seen.append(epoch))
+    assert len(seen) == passes
+
+
 def test_held_out_rows_give_no_gradient() -> None:
     v, c, held_out = pairs()
     one, other = fresh(), fresh()
