@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage setup bench-accuracy bench-speed bench-acquisition bench-pool bench-store bench-memory bench-report bench-explore bench-tracking docs clean
+.PHONY: demo test coverage setup bench-accuracy bench-speed bench-acquisition bench-thrift bench-pool bench-store bench-memory bench-report bench-explore bench-tracking docs clean
 
 setup: .venv/ready
 
@@ -44,6 +44,10 @@ bench-speed: setup
 bench-acquisition: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.acquisition $(ARGS)
+
+# Hours: what choosing saves where the cost depends on theta; cells in benchmarks/thrift.parquet are not run again.
+bench-thrift: setup
+	$(BIN)/python -m benchmarks.thrift $(ARGS)
 
 # Two minutes; best on a machine that does nothing else.
 bench-store: setup

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -150,22 +151,19 @@ def main(
 ) -> None:
     """Runs the cells that are not in the table yet, and prints the summary."""
     table = pd.read_parquet(out) if out.exists() else pd.DataFrame()
-    for name in tasks.split(","):
-        for budget in map(int, budgets.split(",")):
-            for seed in map(int, seeds.split(",")):
-                theta, x = simulations(problem(name), budget, seed)
-                for method in methods.split(","):
-                    if _done(table, method, name, budget, seed):
-                        continue
-                    fitted = METHODS[method](problem(name), theta, x, seed)
-                    rows = _measure(fitted, name, map(float, betas.split(",")), map(int, observations.split(",")))
-                    cell = pd.DataFrame(rows).assign(method=method, task=name, budget=budget, seed=seed)
-                    table = pd.concat([table, cell], ignore_index=True)
-                    table.to_parquet(out)
-                    print(
-                        f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}",
-                        flush=True,
-                    )
+    # Seeds outermost: whatever the time allows is as broad as it can be.
+    cells = product(*(part.split(",") for part in (seeds, budgets, tasks)))
+    for seed, budget, name in ((int(s), int(b), name) for s, b, name in cells):
+        theta, x = simulations(problem(name), budget, seed)
+        for method in methods.split(","):
+            if _done(table, method, name, budget, seed):
+                continue
+            fitted = METHODS[method](problem(name), theta, x, seed)
+            rows = _measure(fitted, name, map(float, betas.split(",")), map(int, observations.split(",")))
+            cell = pd.DataFrame(rows).assign(method=method, task=name, budget=budget, seed=seed)
+            table = pd.concat([table, cell], ignore_index=True)
+            table.to_parquet(out)
+            print(f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}", flush=True)
 
 
 def summary(table: pd.DataFrame) -> str:

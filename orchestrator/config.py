@@ -155,15 +155,18 @@ class BudgetConfig(_Model):
     """Simulations in all, failures included."""
     hours: float | None = Field(None, gt=0)
     """Hours of simulating, from the start of the campaign; training and reporting come after."""
+    simulator_hours: float | None = Field(None, gt=0)
+    """Hours that simulations take in all, added up over those that run at once; what checks the posterior afterwards
+    (see [`calibration`](#calibration)) comes on top."""
     until: float | None = Field(None, gt=0)
     """Ends the simulating early, once the model's own estimate of how far the log of the tempered posteriors is not
     known (`epistemic`, in nats) is below this after two trainings in a row. Needs another limit beside it."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetConfig:
-        if self.simulations is None and self.hours is None:
+        if self.simulations is None and self.hours is None and self.simulator_hours is None:
             only = "an accuracy alone may never be reached" if self.until is not None else "an empty budget"
-            raise ValueError(f"{only}: give `simulations`, `hours`, or both")
+            raise ValueError(f"{only}: give `simulations`, `hours` or `simulator_hours`")
         return self
 
 

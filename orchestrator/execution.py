@@ -147,10 +147,12 @@ class Execution:
         """Simulates, trains, checks and reports; skips what an earlier process has done."""
         if len(self.store):
             self.display.say(f"continuing with {len(self.store)} simulations in {self.run.path}")
-        calibration = self._calibration_size()
         posterior = self._finished_posterior()
         if posterior is None:
-            self._simulate(calibration)
+            self._simulate(self._calibration_size())
+        # Without a number of simulations in the budget, it is known only now how many check the posterior.
+        calibration = self._calibration_size()
+        if posterior is None:
             posterior = self._train(calibration)
         with self.tracker.nested("calibration", "calibration", "calibration") as tracked:
             self._simulate_calibration(posterior, calibration)
@@ -220,7 +222,8 @@ class Execution:
         self._continue_interrupted()
         if self._was_accurate():
             target = self.loop.trainable
-        self.loop.train_and_simulate(target, min(initial, target), deadline)
+        limit = None if budget.simulator_hours is None else budget.simulator_hours * 3600
+        self.loop.train_and_simulate(target, min(initial, target), deadline, limit)
         self._remember_time(force=True)
         if self.loop.accurate:
             self.display.say(f"accurate to {budget.until:g} nats after {self.loop.trainable} simulations")
@@ -278,15 +281,23 @@ class Execution:
         same = posterior.metadata.get("observations", self._observations) == self._observations
         if not same or (posterior.default_x is not None) != self._targeted:
             return None
-        budget = self.config.budget.simulations
-        if budget is None or self.loop.spent >= budget or self._was_accurate():
-            return posterior
+        return posterior if self._spent_all(posterior) else None
+
+    def _spent_all(self, posterior: TemperedPosterior) -> bool:
+        """Whether a limit of the budget is reached, with the simulations that have yet to check the posterior."""
+        budget = self.config.budget
+        if self._was_accurate() or (budget.hours is not None and self._simulated_before >= budget.hours * 3600):
+            return True
+        if budget.simulator_hours is not None and self.loop.learning_seconds >= budget.simulator_hours * 3600:
+            return True
+        if budget.simulations is None:
+            return False
         calibration = self._calibration_size()
         since = int(posterior.metadata["calibration_from"])
         missing = calibration - self._count(ProposalKind.CALIBRATION_PRIOR)
         if self._targeted:
             missing += calibration - self._count(ProposalKind.CALIBRATION_TEMPERED, since=since)
-        return posterior if self.loop.spent + missing >= budget else None
+        return self.loop.spent + missing >= budget.simulations
 
     def _calibration_size(self) -> int:
         """Simulations of each population that checks the posterior; none can check that of a cost."""

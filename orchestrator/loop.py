@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Interrupted", "SimulationLoop"]
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class SimulationLoop:
     Attributes:
         tally: Rows by kind and status, those on their way to the store included.
         seconds: Simulator seconds spent.
+        learning_seconds: Of those on what may be learned from.
         snapshot: The latest model.
     """
 
@@ -88,7 +90,7 @@ class SimulationLoop:
         self.writer = StoreWriter(store)
         summary = store.summary()
         self.tally: Counter[tuple[ProposalKind, Status]] = Counter(summary.counts)
-        self.seconds = summary.seconds
+        self.seconds, self.learning_seconds = summary.seconds, summary.learning_seconds
         self._reasons: Counter[str] = Counter()
         self.snapshot: Snapshot | None = None
         self._closed = False
@@ -137,23 +139,27 @@ class SimulationLoop:
         self.journal.record(proposals)
         self.pool.submit(proposals)
 
-    def train_and_simulate(self, target: int, initial: int, deadline: float | None) -> None:
+    def train_and_simulate(
+        self, target: int, initial: int, deadline: float | None, seconds: float | None = None
+    ) -> None:
         """Runs simulations that may be trained on until there are `target`, choosing them ever better.
 
         Arguments:
             target: Number of such rows in the end, those from before included.
             initial: Rows before the first training.
             deadline: Time on the pool's clock after which nothing new starts, or None.
+            seconds: Simulator seconds to spend on them in all, those from before included, or None.
         """
         while True:
             in_flight = self.pool.num_pending
             late = deadline is not None and self.pool.executor.now() > deadline
-            enough = late or self.accurate
+            affordable = self._affordable(seconds)
+            enough = late or self.accurate or affordable <= 0
             if (self.trainable >= target or enough) and not in_flight:
                 break
             if not enough and self._storing:
                 room = target - self.trainable - in_flight
-                self._top_up(min(room, self._allowance(initial, target) - in_flight))
+                self._top_up(min(room, self._allowance(initial, target) - in_flight, affordable))
             self._turn()
             self._check_success(initial)
             self._train(initial, target)
@@ -223,6 +229,7 @@ class SimulationLoop:
             kind, status = divmod(pair, len(STATUSES))
             self.tally[KINDS[kind], STATUSES[status]] += number
         self.seconds += float(outcomes.seconds.sum())
+        self.learning_seconds += float(outcomes.seconds[rows.proposals.trains].sum())
         for row, reason in outcomes.reasons.items():
             self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
         if self.config.chooses:
@@ -260,6 +267,12 @@ class SimulationLoop:
         chosen, self._chosen = self._chosen.take(slice(0, n)), self._chosen.take(slice(n, None))
         rest = self.proposer.batch(n - len(chosen), self.snapshot, len(chosen))
         self.submit(Proposals.concatenate([chosen, rest]))
+
+    def _affordable(self, seconds: float | None) -> int:
+        """How many more simulations a budget of simulator seconds pays for, with those in flight not paid yet."""
+        if seconds is None or self.pool.mean_seconds is None:
+            return 1 << 40
+        return math.ceil((seconds - self.learning_seconds) / max(self.pool.mean_seconds, 1e-9)) - self.pool.num_pending
 
     def _allowance(self, initial: int, target: int) -> int:
         """How many more rows may be in flight, so that cheap simulations do not outrun the model.

@@ -246,6 +246,8 @@ def _budget(budget: dict[str, Any]) -> str:
         limits.append(f"{budget['simulations']:,} simulations")
     if budget["hours"] is not None:
         limits.append(f"{budget['hours']:g} hours of simulating")
+    if budget.get("simulator_hours") is not None:
+        limits.append(f"{budget['simulator_hours']:g} hours of simulators' time")
     return " or ".join(limits)
 
 

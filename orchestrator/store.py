@@ -42,12 +42,14 @@ class StoreSummary:
     Attributes:
         counts: Rows by how they were proposed and how they ended.
         seconds: Seconds of all simulations together, where known.
+        learning_seconds: Of those of this campaign that may be learned from.
         highest_id: Highest id, -1 if there is no row.
         width: Length of x, None while there is no result.
     """
 
     counts: Counter[tuple[ProposalKind, Status]] = field(default_factory=Counter)
     seconds: float = 0.0
+    learning_seconds: float = 0.0
     highest_id: int = -1
     width: int | None = None
 
@@ -143,17 +145,20 @@ class SimulationStore:
         if not len(table):
             return StoreSummary()
         counts: Counter[tuple[ProposalKind, Status]] = Counter()
-        groups = table.group_by(["proposal", "status"]).aggregate([("id", "count")])
+        groups = table.group_by(["proposal", "status"]).aggregate([("id", "count"), ("seconds", "sum")])
+        seconds = learning = 0.0
         try:
             for group in groups.to_pylist():
-                counts[ProposalKind(group["proposal"]), Status(group["status"])] = group["id_count"]
+                kind, taken = ProposalKind(group["proposal"]), group["seconds_sum"] or 0.0
+                counts[kind, Status(group["status"])] = group["id_count"]
+                seconds += taken
+                learning += taken if kind.trains and kind.spends else 0.0
         except ValueError as error:
             raise RunDirectoryError(
                 f"the store {self.location} has rows of another temperflow: {error}; upgrade temperflow"
             ) from error
         width = self._scan(_width) if any(status is Status.OK for _, status in counts) else None
-        seconds = float(pc.sum(table["seconds"]).as_py() or 0.0)
-        return StoreSummary(counts, seconds, int(table["id"][-1].as_py()), width)
+        return StoreSummary(counts, seconds, learning, int(table["id"][-1].as_py()), width)
 
     def digest(self) -> str:
         """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""

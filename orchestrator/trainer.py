@@ -26,6 +26,7 @@ from learners.runtime import Runtime
 from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
 from learners.tempered_density import TemperedDensity
+from learners.thrifty import ThriftyDensity
 from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
@@ -47,7 +48,7 @@ class Snapshot:
 
     Attributes:
         rows: Simulations that it was trained on, failures included.
-        density: Where the tempered posteriors of interest lie.
+        density: Where the tempered posteriors of interest lie, in favour of what is cheap.
         candidates: Draws from there, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
         checkpoint: The learner's state, from which another trainer can continue.
@@ -55,7 +56,7 @@ class Snapshot:
     """
 
     rows: int
-    density: TemperedDensity
+    density: ThriftyDensity
     candidates: Candidates
     metrics: dict[str, float]
     checkpoint: bytes
@@ -239,7 +240,7 @@ class Trainer:
         x = [self.learner.predict(draws) for draws in theta]
         return {"beta": np.array(betas), "theta": torch.stack(theta).numpy(), "x": torch.stack(x).numpy()}
 
-    def _look_ahead(self) -> tuple[TemperedDensity, Candidates, float, float]:
+    def _look_ahead(self) -> tuple[ThriftyDensity, Candidates, float, float]:
         assert self.learner.focus is not None
         assert self.learner.source is not None
         particles, z = self.learner.focus.particles, self.learner.focus.z
@@ -251,7 +252,8 @@ class Trainer:
             ell = self.learner.source.member_log_prob(u.to(device), z[row.to(device)])
             success = self.learner.source.log_valid(u.to(device)).exp()
         candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
-        return density, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+        thrifty = ThriftyDensity.of(density, runtime, self.learner.generator)
+        return thrifty, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 
     def _learn_from(self, before: int | None) -> None:
         """Hands the learner what is held with an id below `before`, all for None."""

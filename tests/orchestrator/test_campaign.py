@@ -413,7 +413,32 @@ def test_a_time_budget_ends_the_simulating(tmp_path: Path) -> None:
         budget={"hours": 5 / 3600},
         parameters={"a": NORMAL, "b": NORMAL},
     )
-    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
     records = json.loads((tmp_path / "run" / "campaign.json").read_text())
     assert "finished" in records
-    assert len(result.simulations()) >= 50
+    kinds = Counter(pd.read_parquet(tmp_path / "run" / "simulations")["proposal"])
+    learned = sum(n for kind, n in kinds.items() if not kind.startswith("calibration"))
+    assert learned >= 50
+    # A share of 0.2, half of it for each population.
+    assert kinds["calibration-prior"] == kinds["calibration-tempered"] == min(200, int(0.1 * learned))
+
+
+def test_a_budget_of_simulators_time_is_spent_once_and_can_be_raised(tmp_path: Path) -> None:
+    def spent(budget: float) -> float:
+        config = write_campaign(
+            tmp_path,
+            simulator={"function": "model.py:slow"},
+            budget={"simulator_hours": budget / 3600},
+            parameters={"a": NORMAL, "b": NORMAL},
+        )
+        result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+        rows = pd.read_parquet(tmp_path / "run" / "simulations")
+        learned = rows[~rows["proposal"].str.startswith("calibration")]
+        assert result.posterior.metadata["simulations"] == len(learned)
+        return float(learned["seconds"].sum())
+
+    first = spent(4.0)
+    # What was in flight when the limit came near is finished, and no more is started.
+    assert 4.0 <= first < 6.0
+    assert spent(4.0) == first
+    assert 8.0 <= spent(8.0) < 10.0

@@ -192,6 +192,7 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert summary.by_kind == {"prior": 10, "calibration-prior": 5}
     assert summary.counts[ProposalKind.CALIBRATION_PRIOR, Status.OK] == 4
     assert summary.seconds == pytest.approx(3 * 2.0 + 12 * 0.5)
+    assert summary.learning_seconds == pytest.approx(2 * 2.0 + 8 * 0.5)
     assert (summary.rows, summary.highest_id, summary.width) == (15, 24, 2)
     later = store.summary(since=21)
     assert (later.rows, later.by_kind) == (4, {"calibration-prior": 4})
