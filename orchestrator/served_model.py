@@ -6,6 +6,11 @@ row is one observation; the answer has `num_samples` rows for each, and a column
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlflow
@@ -19,6 +24,8 @@ from learners.posterior import TemperedPosterior
 from simulators.errors import TemperflowError
 
 _MAX_SAMPLES = 1_000_000
+#: What `mlflow models serve` runs.
+_SERVER = "mlflow.pyfunc.scoring_server.app"
 
 
 class PosteriorModel(PythonModel):
@@ -28,6 +35,8 @@ class PosteriorModel(PythonModel):
         self.posterior = TemperedPosterior.load(context.artifacts["posterior"])
         # Made once, of plain texts: pandas' own take longer to make than the draws of a feature.
         self.columns = pd.Index(["row", *self.posterior.names], dtype=object)
+        if _SERVER in sys.modules:
+            _settle()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -50,10 +59,35 @@ class PosteriorModel(PythonModel):
             draws = self.posterior.sample_batched((count,), x, float(options["beta"]), seed)
         except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        values = draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy()
+        values = _decimals(draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy())
         frame = pd.DataFrame(dict(enumerate([np.repeat(np.arange(rows), count), *values.T])), copy=False)
         frame.columns = self.columns
         return frame
+
+
+def _decimals(values: np.ndarray) -> np.ndarray:
+    """Single-precision numbers in double precision, at nine significant digits, which tell them all apart.
+
+    What single precision leaves behind would else be written out, with seventeen digits in every answer of a server.
+    """
+    wide = values.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        digits = 8 - np.floor(np.log10(np.abs(wide)))
+    scale = 10.0 ** np.clip(digits, -300, 300)
+    return np.where(wide == 0.0, 0.0, np.round(wide * scale) / scale)
+
+
+def _settle() -> None:
+    """Makes a process that serves, and does nothing else, quicker.
+
+    Every full garbage collection would walk through all that torch and MLflow are made of while requests wait, 50 ms
+    and more. And MLflow hands requests to several threads, which take the interpreter from each other for 5 ms whenever
+    one calls torch: each for itself is 30 % faster. A server with several workers still answers several at once.
+    """
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(RuntimeError):  # no loop is running
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
 
 mlflow.models.set_model(PosteriorModel())

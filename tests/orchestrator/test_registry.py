@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +279,37 @@ def test_the_service_answers(service: Child, rows: dict[str, Any]) -> None:
     expected = posterior("good").sample((7,), x=list(X.values()), beta=0.5, seed=3)
     assert draws["row"].eq(0).all()
     np.testing.assert_allclose(draws[list(NAMES)], expected, rtol=1e-5)
+
+
+def test_numbers_are_short_and_lose_nothing(service: Child) -> None:
+    _, answer = ask(service, {"inputs": {k: [v] for k, v in X.items()}, "params": {"num_samples": 200, "seed": 3}})
+    expected = posterior("good").sample((200,), x=list(X.values()), seed=3).numpy()
+    numbers = [[row[name] for name in NAMES] for row in answer["predictions"]]
+    assert np.array_equal(np.array(numbers, dtype=np.float32), expected)
+    digits = [
+        len(repr(number).split("e")[0].replace("-", "").replace(".", "").strip("0")) for number in sum(numbers, [])
+    ]
+    assert max(digits) <= 9
+
+
+def test_requests_at_once_get_each_its_own_answer(service: Child) -> None:
+    def asked(seed: int) -> tuple[int, Any]:
+        params = {"beta": 0.5, "num_samples": 50, "seed": seed}
+        return ask(service, {"inputs": {k: [v] for k, v in X.items()}, "params": params})
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(asked, range(40)))
+    for seed, (status, answer) in enumerate(answers):
+        assert status == 200
+        expected = posterior("good").sample((50,), x=list(X.values()), beta=0.5, seed=seed)
+        np.testing.assert_allclose(pd.DataFrame(answer["predictions"])[list(NAMES)], expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("client")
+def test_a_process_that_does_other_things_too_is_left_as_it_is() -> None:
+    before = gc.get_freeze_count()
+    mlflow.pyfunc.load_model("models:/served@champion")
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize(
