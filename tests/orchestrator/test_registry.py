@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -286,9 +287,7 @@ def test_numbers_are_short_and_lose_nothing(service: Child) -> None:
     expected = posterior("good").sample((200,), x=list(X.values()), seed=3).numpy()
     numbers = [[row[name] for name in NAMES] for row in answer["predictions"]]
     assert np.array_equal(np.array(numbers, dtype=np.float32), expected)
-    digits = [
-        len(repr(number).split("e")[0].replace("-", "").replace(".", "").strip("0")) for number in sum(numbers, [])
-    ]
+    digits = [len(Decimal(repr(number)).normalize().as_tuple().digits) for row in numbers for number in row]
     assert max(digits) <= 9
 
 
