@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .prior_density import PriorDensity
 from .runtime import Runtime
 from .tempered_density import TemperedDensity
 
@@ -40,13 +41,15 @@ class ThriftyDensity:
         kept: `Z`.
     """
 
-    density: TemperedDensity
+    density: TemperedDensity | PriorDensity
     runtime: Runtime
     floor: float
     kept: float
 
     @classmethod
-    def of(cls, density: TemperedDensity, runtime: Runtime, generator: torch.Generator) -> ThriftyDensity:
+    def of(
+        cls, density: TemperedDensity | PriorDensity, runtime: Runtime, generator: torch.Generator
+    ) -> ThriftyDensity:
         """`h` for `g` and the times that are expected."""
         seconds = runtime.expected(density.sample(_NORMALIZING, generator)[0])
         floor = float(seconds.min())

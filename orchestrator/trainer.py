@@ -22,6 +22,7 @@ from learners.embedding import EmbeddingOptions
 from learners.learner import Learner
 from learners.options import LearnerOptions
 from learners.posterior import TemperedPosterior
+from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
 from learners.simulations import Simulations
 from learners.surrogate import SurrogateOptions
@@ -252,8 +253,15 @@ class Trainer:
             ell = self.learner.source.member_log_prob(u.to(device), z[row.to(device)])
             success = self.learner.source.log_valid(u.to(device)).exp()
         candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
-        thrifty = ThriftyDensity.of(density, runtime, self.learner.generator)
+        thrifty = ThriftyDensity.of(self._wanted(density), runtime, self.learner.generator)
         return thrifty, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
+
+    def _wanted(self, tempered: TemperedDensity) -> TemperedDensity | PriorDensity:
+        """Where simulations are wanted, whatever they cost: if every x counts alike, where the prior is."""
+        learner = self.learner
+        if learner.x_o is not None:
+            return tempered
+        return PriorDensity(learner.prior, learner.whitening, learner.beta_range)
 
     def _learn_from(self, before: int | None) -> None:
         """Hands the learner what is held with an id below `before`, all for None."""
