@@ -7,6 +7,7 @@ by C2ST against exact draws at each observation and beta. `walk` is the temperin
 what the network would be without the error of amortizing. With the `bench` extra `sbi` learns from the
 same simulations: NPE, which knows beta = 1 only, and NLE with slice sampling, tempered by a factor on its
 log-likelihood. Rows are appended to a Parquet file method by method; what is there is not run again.
+In the end RESULTS.md shows what is in the file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import typer
 from torch import Tensor
 from torch.distributions import Distribution
 
+from benchmarks.accuracy_table import write_table
 from benchmarks.c2st import c2st
 from benchmarks.exact import exact_draws, observed
 from learners import TemperedPosterior
@@ -32,6 +34,7 @@ from simulators import get_task
 from simulators.loading import load_object
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 DRAWS = 2000
 
 
@@ -156,14 +159,16 @@ def main(
     for seed, budget, name in ((int(s), int(b), name) for s, b, name in cells):
         theta, x = simulations(problem(name), budget, seed)
         for method in methods.split(","):
-            if _done(table, method, name, budget, seed):
+            there = _same(table, method, name, budget, seed)
+            if set(map(int, observations.split(","))) <= set(table.loc[there, "observation"] if there.any() else ()):
                 continue
             fitted = METHODS[method](problem(name), theta, x, seed)
             rows = _measure(fitted, name, map(float, betas.split(",")), map(int, observations.split(",")))
             cell = pd.DataFrame(rows).assign(method=method, task=name, budget=budget, seed=seed)
-            table = pd.concat([table, cell], ignore_index=True)
+            table = pd.concat([table[~there], cell], ignore_index=True)
             table.to_parquet(out)
             print(f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}", flush=True)
+    write_table(table, RESULTS)
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -172,11 +177,12 @@ def summary(table: pd.DataFrame) -> str:
     return ", ".join(f"beta {beta:g}: {value:.3f}" for beta, value in means.items())
 
 
-def _done(table: pd.DataFrame, method: str, task: str, budget: int, seed: int) -> bool:
+def _same(table: pd.DataFrame, method: str, task: str, budget: int, seed: int) -> pd.Series:
+    """Which rows are of that cell, perhaps with fewer observations than are wanted now."""
     if table.empty:
-        return False
+        return pd.Series(dtype=bool)
     same = (table["method"] == method) & (table["task"] == task)
-    return bool((same & (table["budget"] == budget) & (table["seed"] == seed)).any())
+    return same & (table["budget"] == budget) & (table["seed"] == seed)
 
 
 def simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
