@@ -70,7 +70,7 @@ bench-report: setup
 bench-explore: setup
 	$(BIN)/python -m benchmarks.explore $(ARGS)
 
-# Ten minutes; best on a machine that does nothing else.
+# Ten minutes, with wrk; best on a machine that does nothing else.
 bench-tracking: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
 	$(BIN)/python -m benchmarks.tracking $(ARGS)
