@@ -10,7 +10,8 @@ alpha_l whose variance falls exponentially with the delay. At frequency f_k the 
 with the bandwidth B. The work is proportional to the number of paths, hence to lambda, whose prior spans a factor of
 500. The data are what channel sounding reports of several measurements at once: the temporal moments
 `m_i = int t^i |h(t)|^2 dt` of the impulse response, i = 0, 1, 2, by the means, standard deviations and correlations of
-their logarithms (after Bharti et al. 2019, arXiv 1907.13570).
+their logarithms (after Bharti et al. 2019, "Estimator for stochastic channel model without multipath extraction using
+temporal moments", SPAWC).
 
 Parameters: reverberation gain G_0, reverberation time T, rate lambda and noise variance sigma^2, all with log-uniform
 priors, and therefore given by their logarithms to base 10.
