@@ -4,8 +4,8 @@ If the error at u falls like `1 / n(u)` with the simulations near it, and it cou
 ways to spend a given time the one with the least `\int g / n` is `n \propto g c^{-1/2}`, c being the time that a
 simulation takes. With the expected time of a `Runtime`, and `c_0` the shortest of draws from g,
 
-.. math:: h(u) = \frac1Z\, g(u)\, a(u), \qquad a(u) = \min\Big(1, \max\big(0.05, \sqrt{c_0 / \mathbb E[t \mid u]}\big)\Big),
-    \qquad Z = \mathbb E_g[a].
+.. math:: h(u) = \frac1Z\, g(u)\, a(u), \qquad Z = \mathbb E_g[a], \qquad
+    a(u) = \min\Big(1, \max\big(0.05, \sqrt{c_0 / \mathbb E[t \mid u]}\big)\Big).
 
 A draw of g is kept with probability `a`: the density stays known, up to the error of the mean `Z` of many draws. Where
 all simulations take alike, `h` is g. (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025, arXiv 2410.07930.)
