@@ -13,7 +13,7 @@ In the end RESULTS.md shows what is in the file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.distributions import Distribution
 
 from benchmarks.accuracy_table import write_table
 from benchmarks.c2st import c2st
+from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from learners import TemperedPosterior
 from learners.learner import Learner
@@ -153,36 +154,25 @@ def main(
     out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/accuracy.parquet"),
 ) -> None:
     """Runs the cells that are not in the table yet, and prints the summary."""
-    table = pd.read_parquet(out) if out.exists() else pd.DataFrame()
+    cells, wanted = Cells(out), [int(number) for number in observations.split(",")]
     # Seeds outermost: whatever the time allows is as broad as it can be.
-    cells = product(*(part.split(",") for part in (seeds, budgets, tasks)))
-    for seed, budget, name in ((int(s), int(b), name) for s, b, name in cells):
-        theta, x = simulations(problem(name), budget, seed)
+    for seed, budget, name in product(seeds.split(","), budgets.split(","), tasks.split(",")):
+        theta, x = simulations(problem(name), int(budget), int(seed))
         for method in methods.split(","):
-            there = _same(table, method, name, budget, seed)
-            if set(map(int, observations.split(","))) <= set(table.loc[there, "observation"] if there.any() else ()):
+            key = {"method": method, "task": name, "budget": int(budget), "seed": int(seed)}
+            there = cells.of(key)
+            if len(there) and set(wanted) <= set(there["observation"]):
                 continue
-            fitted = METHODS[method](problem(name), theta, x, seed)
-            rows = _measure(fitted, name, map(float, betas.split(",")), map(int, observations.split(",")))
-            cell = pd.DataFrame(rows).assign(method=method, task=name, budget=budget, seed=seed)
-            table = pd.concat([table[~there], cell], ignore_index=True)
-            table.to_parquet(out)
+            fitted = METHODS[method](problem(name), theta, x, int(seed))
+            cell = cells.put(key, _measure(fitted, name, [float(beta) for beta in betas.split(",")], wanted))
             print(f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}", flush=True)
-    write_table(table, RESULTS)
+    write_table(cells.table, RESULTS)
 
 
 def summary(table: pd.DataFrame) -> str:
     """Mean C2ST over the observations at each beta."""
     means = table.groupby("beta")["c2st"].mean()
     return ", ".join(f"beta {beta:g}: {value:.3f}" for beta, value in means.items())
-
-
-def _same(table: pd.DataFrame, method: str, task: str, budget: int, seed: int) -> pd.Series:
-    """Which rows are of that cell, perhaps with fewer observations than are wanted now."""
-    if table.empty:
-        return pd.Series(dtype=bool)
-    same = (table["method"] == method) & (table["task"] == task)
-    return same & (table["budget"] == budget) & (table["seed"] == seed)
 
 
 def simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -193,14 +183,13 @@ def simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _measure(
-    method: Fitted, task: str, betas: Iterator[float], observations: Iterator[int]
+    method: Fitted, task: str, betas: Sequence[float], observations: Sequence[int]
 ) -> list[dict[str, float | str]]:
     cells: list[dict[str, float | str]] = []
     exact, drawn = [], []
-    wanted = list(betas)
     for number in observations:
         x_o = observed(task, number)
-        for beta in wanted:
+        for beta in betas:
             started = time.perf_counter()
             draws = method.draw(x_o, beta)
             seconds = time.perf_counter() - started

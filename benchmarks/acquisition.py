@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import torch
 import typer
 from torch import Tensor
 
 from benchmarks.accuracy import DRAWS
 from benchmarks.c2st import c2st
+from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from simulators import get_task
 
@@ -83,21 +83,19 @@ def main(
     out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/acquisition.parquet"),
 ) -> None:
     """Runs the cells that are not in the table yet, and prints each."""
-    table = pd.read_parquet(out) if out.exists() else pd.DataFrame()
+    cells = Cells(out)
     wanted = [float(beta) for beta in betas.split(",")]
     for seed in map(int, seeds.split(",")):
         for task in tasks.split(","):
             for number in map(int, observations.split(",")):
                 for arm in arms.split(","):
                     key = {"task": task, "observation": number, "arm": arm, "seed": seed, "budget": budget}
-                    if not table.empty and (table[list(key)] == pd.Series(key)).all(axis=1).any():
+                    if len(cells.of(key)):
                         continue
-                    cell = pd.DataFrame(_measured(task, number, arm, budget, seed, wanted)).assign(**key)
-                    table = pd.concat([table, cell], ignore_index=True)
-                    table.to_parquet(out)
+                    cell = cells.put(key, _measured(task, number, arm, budget, seed, wanted))
                     scores = ", ".join(f"beta {b:g}: {c:.3f}" for b, c in zip(cell["beta"], cell["c2st"], strict=True))
                     print(f"{task} {number} {arm} seed {seed} ({cell['seconds'][0]:.0f} s): {scores}", flush=True)
-    print(table.groupby(["task", "budget", "arm", "beta"])["c2st"].agg(["mean", "std", "count"]).to_string())
+    print(cells.table.groupby(["task", "budget", "arm", "beta"])["c2st"].agg(["mean", "std", "count"]).to_string())
 
 
 def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: list[float]) -> list[dict[str, float]]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 import torch
 import typer
 
+from benchmarks.cells import Cells
 from simulators.loading import load_object
 
 _EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -42,7 +42,7 @@ def held_out(task: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def campaign(task: str, method: str, seconds: float, seed: int) -> Any:
-    """The result of one campaign; all of the budget is for learning."""
+    """The posterior and the simulations of one campaign; all of the budget is for learning."""
     from orchestrator import Campaign
 
     simulate, prior = (load_object(f"{_EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
@@ -68,11 +68,11 @@ def main(
     out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/thrift.parquet"),
 ) -> None:
     """Runs the cells that are not in the table yet, and prints each."""
-    table = pd.read_parquet(out) if out.exists() else pd.DataFrame()
+    cells = Cells(out)
     scoring: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for seed, task, budget, arm in product(seeds.split(","), tasks.split(","), seconds.split(","), arms.split(",")):
         key = {"task": task, "arm": arm, "seconds": float(budget), "seed": int(seed)}
-        if not table.empty and (table[list(key)] == pd.Series(key)).all(axis=1).any():
+        if len(cells.of(key)):
             continue
         if task not in scoring:
             scoring[task] = held_out(task)
@@ -80,22 +80,23 @@ def main(
         posterior, simulations = campaign(task, arm, float(budget), int(seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a few x of the prior are always unusual
-            scores = posterior.log_prob(*scoring[task], beta=1.0).double()
+            log_q = posterior.log_prob(*scoring[task], beta=1.0).double()
         cell = {
-            "log_score": float(scores.mean()),
-            "standard_error": float(scores.std() / len(scores) ** 0.5),
+            "log_score": float(log_q.mean()),
+            "standard_error": float(log_q.std() / len(log_q) ** 0.5),
             "simulations": len(simulations),
             "spent": float(np.sum(simulations["seconds"])),
             "wall": time.perf_counter() - started,
         }
-        table = pd.concat([table, pd.DataFrame([key | cell])], ignore_index=True)
-        table.to_parquet(out)
+        cells.put(key, [cell])
         print(
             f"{task} {arm} {budget} s seed {seed}: log-score {cell['log_score']:.3f} +- {cell['standard_error']:.3f}, "
             f"{cell['simulations']} simulations in {cell['spent']:.1f} s ({cell['wall']:.0f} s in all)",
             flush=True,
         )
-    print(table.groupby(["task", "seconds", "arm"])["log_score"].agg(["median", "min", "max", "count"]).to_string())
+    print(
+        cells.table.groupby(["task", "seconds", "arm"])["log_score"].agg(["median", "min", "max", "count"]).to_string()
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from simulators.prior import prior_draws
+
 from .whitening import Whitening, log_normal
 
 
@@ -30,9 +32,7 @@ class PriorDensity:
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws `u` `(n, d)`, a temperature `(n,)` for each, log-uniform, and zeros: no x is meant."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            theta = self.prior.sample(torch.Size([n]))
+        theta = prior_draws(self.prior, n, generator)
         low, high = (math.log(beta) for beta in self.beta_range)
         beta = (low + (high - low) * torch.rand(n, generator=generator)).exp()
         return self.whitening.to_u(theta).float(), beta, torch.zeros(n, dtype=torch.long)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from simulators.prior import prior_draws
+
 from .distillation import DistillationOptions
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
@@ -160,7 +162,5 @@ class Teaching:
 
     def _prior_u(self, n: int) -> Tensor:
         """Whitened draws of the prior, `(n, d)`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-            theta = self.prior.sample(torch.Size([n]))
+        theta = prior_draws(self.prior, n, self.generator)
         return self.whitening.to_u(theta).float().to(self.z.device)

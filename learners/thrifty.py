@@ -26,8 +26,8 @@ from .runtime import Runtime
 from .tempered_density import TemperedDensity
 
 _NORMALIZING = 50_000
-#: No draw is made more than so many times rarer: the weights of simulations stay bounded.
-_RAREST = 0.05
+#: Least probability that a draw is kept with: it bounds the weights of simulations.
+_LEAST = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,4 +78,4 @@ class ThriftyDensity:
 
 def _share(seconds: Tensor, floor: float) -> Tensor:
     """`a` of expected times `(n,)`."""
-    return (floor / seconds).sqrt().clamp(min=_RAREST, max=1.0)
+    return (floor / seconds).sqrt().clamp(min=_LEAST, max=1.0)

@@ -270,9 +270,14 @@ class SimulationLoop:
 
     def _affordable(self, seconds: float | None) -> int:
         """How many more simulations a budget of simulator seconds pays for, with those in flight not paid yet."""
-        if seconds is None or self.pool.mean_seconds is None:
+        if seconds is None:
             return 1 << 40
-        return math.ceil((seconds - self.learning_seconds) / max(self.pool.mean_seconds, 1e-9)) - self.pool.num_pending
+        left = seconds - self.learning_seconds
+        if left <= 0:
+            return 0
+        if self.pool.mean_seconds is None:
+            return 1 << 40
+        return math.ceil(left / max(self.pool.mean_seconds, 1e-9)) - self.pool.num_pending
 
     def _allowance(self, initial: int, target: int) -> int:
         """How many more rows may be in flight, so that cheap simulations do not outrun the model.

@@ -14,6 +14,7 @@ from torch.quasirandom import SobolEngine
 from learners.posterior import TemperedPosterior
 from learners.whitening import Whitening
 from simulators.errors import ConfigError
+from simulators.prior import prior_draws
 
 from .acquisition import Acquisition
 from .config import AcquisitionConfig
@@ -59,10 +60,7 @@ class Proposer:
             uniform = self._sobol.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
             theta = self.whitening.to_theta(torch.special.ndtri(uniform))
         else:
-            with torch.random.fork_rng(devices=[]):
-                # `torch.manual_seed` also formats a traceback for each kind of device, which costs more than the draws.
-                torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=self._generator)))
-                theta = self.prior.sample(torch.Size([n])).double()
+            theta = prior_draws(self.prior, n, self._generator).double()
         log_density = self.prior.log_prob(theta.float()).double()
         return self._proposals(theta, kind, log_density, None)
 

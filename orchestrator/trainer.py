@@ -49,8 +49,8 @@ class Snapshot:
 
     Attributes:
         rows: Simulations that it was trained on, failures included.
-        density: Where the tempered posteriors of interest lie, in favour of what is cheap.
-        candidates: Draws from there, with every member's log-likelihood.
+        density: Where simulations are wanted, in favour of what is cheap.
+        candidates: Draws of the tempered posteriors of interest, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
         checkpoint: The learner's state, from which another trainer can continue.
         notices: What the user should know of this training.

@@ -8,7 +8,7 @@ the `parameters` section of a configuration file builds.
 
 from __future__ import annotations
 
-__all__ = ["Marginal", "ProductPrior", "check_prior"]
+__all__ = ["Marginal", "ProductPrior", "check_prior", "prior_draws"]
 
 import math
 from collections.abc import Mapping
@@ -275,3 +275,15 @@ def check_prior(prior: object) -> D.Distribution:
             "torch.distributions.Independent(prior, 1)"
         )
     return prior
+
+
+def prior_draws(prior: D.Distribution, n: int, generator: torch.Generator) -> Tensor:
+    """`theta` `(n, d)`, decided by `generator`.
+
+    torch's distributions know only the global generator, which is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # `torch.manual_seed` also formats a traceback for each kind of device, which costs more than the draws.
+        torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        theta: Tensor = prior.sample(Size([n]))
+        return theta
