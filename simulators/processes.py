@@ -8,6 +8,8 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 #: Environment variable by which the descendants of a simulator's process are found wherever they went.
@@ -23,13 +25,33 @@ def kill_group(process: subprocess.Popen[bytes], grace: float) -> None:
             process.wait(patience)
 
 
-def kill_marked(mark: str) -> None:
+def kill_marked(mark: str, patience: float = 10.0) -> None:
     """SIGKILL to all processes whose environment holds `mark` (`NAME=value`); only where there is `/proc`.
 
-    A process that made a session of its own, as MPI launchers do, is in no group that we know.
+    A process that made a session of its own, as MPI launchers do, is in no group that we know. Returns when none is
+    left, or after `patience` seconds: a killed process ends a moment later, and one that was starting another may
+    have been overtaken by it.
     """
-    wanted = mark.encode()
+    deadline = time.monotonic() + patience
+    found: set[int] = set()
+    while (found := {*_marked(mark.encode()), *filter(_lives, found)}) and time.monotonic() < deadline:
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _marked(mark: bytes) -> Iterator[int]:
+    """Processes with `mark` in their environment, which one that is ending has no more."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                yield int(entry.name)
+
+
+def _lives(pid: int) -> bool:
+    """Whether `pid` has not ended; a process that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from liveness import is_dead
 
 from simulators.command import CommandSpec
 from simulators.errors import ConfigError, SimulatorError
@@ -75,14 +76,6 @@ def wait_for(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
     return value
-
-
-def is_dead(pid: int) -> bool:
-    try:
-        # A process that nobody has waited for yet is dead all the same.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-    except FileNotFoundError:
-        return True
 
 
 def failures(workdir: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import pytest
+from liveness import is_dead
 
 import simulators
 from simulators.errors import SimulatorError
@@ -55,15 +56,6 @@ def wait_for(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
     return value
-
-
-def is_dead(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        # A process that nobody has waited for yet is dead all the same.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-    except (ProcessLookupError, FileNotFoundError):
-        return True
 
 
 def pids_in(file: Path, count: int) -> list[int]:
