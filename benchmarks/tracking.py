@@ -33,6 +33,7 @@ from learners import TemperedPosterior, whiten
 from learners.familiarity import Familiarity
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.scaling import DataScaling
+from orchestrator.courier import last_pause, pause
 from orchestrator.delivery import Delivery, Unavailable
 from orchestrator.run_directory import RunDirectory
 from orchestrator.tracking import Tracker
@@ -380,18 +381,26 @@ def many(folder: Path) -> None:
         refused: list[float] = []
 
         def deliver(delivery: Delivery) -> None:
+            failures = 0
             while True:
                 last = done.is_set()
+                if last and not failures:
+                    time.sleep(last_pause(delivery.lasted))
                 begin = time.monotonic()
                 try:
                     delivery.deliver()
-                except Unavailable:  # as the courier does: again later
+                    failures = 0
+                except Unavailable:
                     last = False
+                    failures += 1
                     refused.append(begin)
                 lags.append(time.monotonic() - begin)
                 if last:
                     return
-                time.sleep(1.0)
+                if failures:
+                    time.sleep(pause(delivery.lasted, failures))
+                else:
+                    done.wait(pause(delivery.lasted, 0))
 
         with ThreadPoolExecutor(32) as pool:
             working = [pool.submit(deliver, delivery) for _, _, delivery in campaigns]

@@ -1,20 +1,22 @@
 """The process that talks to MLflow for a campaign: `python -m orchestrator.courier RUN_DIRECTORY`.
 
 The campaign writes records into its journal and goes on. This process, of low priority, delivers them about once a
-second, draws the figures of the running campaign, and waits while the server is out. It ends when it is told to on its
-standard input, or when the campaign's process is gone. The server's address comes in `MLFLOW_TRACKING_URI`: a command
-line can be read by anyone on the machine. What it has to tell goes to standard output, a line of JSON each.
+second (less often to a server that is slow), draws the figures of the running campaign, and waits while the server is
+out. It ends when it is told to on its standard input, or when the campaign's process is gone. The server's address
+comes in `MLFLOW_TRACKING_URI`: a command line can be read by anyone on the machine. What it has to tell goes to
+standard output, a line of JSON each.
 """
 
 from __future__ import annotations
 
-__all__ = ["DELIVERED", "REFUSED", "UNAVAILABLE", "locked"]
+__all__ = ["DELIVERED", "REFUSED", "UNAVAILABLE", "last_pause", "locked", "pause"]
 
 import contextlib
 import fcntl
 import json
 import logging
 import os
+import random
 import select
 import signal
 import sys
@@ -35,6 +37,13 @@ logger = logging.getLogger(__name__)
 DELIVERED, UNAVAILABLE, REFUSED = "delivered", "unavailable", "refused"
 _SECONDS = 1.0
 _MAX_BACKOFF = 15.0
+#: Pauses are so many times as long as deliveries. MLflow's server has 15 connections to its database, needs two to take
+#: metrics, and stands still for half a minute when as many clients hold one each and wait for another: campaigns must
+#: not all ask at once, dozens of them neither.
+_RESERVE = 4.0
+#: A batch system may end dozens of campaigns at the same moment. Their last words are spread over as many times what a
+#: delivery takes, and at most so many seconds.
+_SPREAD, _MAX_SPREAD = 16.0, 5.0
 #: How often a server that is out is asked again at the end.
 _LAST_TRIES = 3
 
@@ -54,6 +63,19 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def pause(seconds: float, failures: int) -> float:
+    """Seconds to the next delivery, when the server took `seconds` for the last one, after `failures` in vain.
+
+    Not the same for all campaigns that have to wait for the same reason.
+    """
+    return min(_MAX_BACKOFF, max(_SECONDS * 2.0**failures, _RESERVE * seconds)) * random.uniform(0.8, 1.2)
+
+
+def last_pause(seconds: float) -> float:
+    """Seconds to the last delivery, when the server took `seconds` for the one before; different for each campaign."""
+    return random.uniform(0.0, min(_MAX_SPREAD, _SPREAD * seconds))
+
+
 class _Courier:
     def __init__(self, directory: Path, uri: str) -> None:
         self.delivery = Delivery(directory, uri)
@@ -64,10 +86,12 @@ class _Courier:
 
     def work(self) -> None:
         while not self._leave:
-            self._wait(_SECONDS if not self._failures else min(_MAX_BACKOFF, _SECONDS * 2**self._failures))
+            self._wait(pause(self.delivery.lasted, self._failures))
             if not self._leave:
                 self._draw()
                 self._deliver()
+        if not self._failures:
+            time.sleep(last_pause(self.delivery.lasted))
         for attempt in range(_LAST_TRIES):
             if self._deliver():
                 break

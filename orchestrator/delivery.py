@@ -33,9 +33,10 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"
 _REFUSED_STATUS = {400, 405, 409, 410, 411, 413, 414, 415, 422}
 #: How often a record is tried that fails alone.
 _MAX_TRIES = 10
-#: Waiting is done by whoever delivers; these keep a server that is out from holding up a request for minutes.
+#: Waiting is done by whoever delivers; these keep a server that is out from holding up a request for minutes. MLflow's own
+#: waits for a connection to its database for 30 s, and then says so.
 _PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "35",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -64,6 +65,8 @@ class Delivery:
         self.server = without_secret(uri)
         self._id = journal_id(self.folder)
         self.progress = read_progress(self.folder, self.server)
+        #: Seconds that the server took for metrics, parameters and tags in the last delivery.
+        self.lasted = 0.0
         self._runs: MlflowRuns | None = None
         self._tries = 0
 
@@ -83,6 +86,7 @@ class Delivery:
             Unavailable: The server does not take them now. Those that it has are remembered.
         """
         delivered = 0
+        self.lasted = 0.0
         batch: list[tuple[Record, int]] = []
         for record, offset in records_after(self.folder, self.progress.offset):
             if until is not None and offset > until:
@@ -130,12 +134,16 @@ class Delivery:
 
     def _take(self, batch: Sequence[tuple[Record, int]]) -> int:
         """Delivers records that go into one request; one that is refused for good is left out, with a warning."""
+        begin = time.monotonic()
         try:
             self._try(lambda runs: runs.send([record for record, _ in batch]))
         except _RefusedError as error:
             if len(batch) > 1:
                 return sum(self._take([entry]) for entry in batch)
             logger.warning("MLflow refuses a record of kind '%s': %s", batch[0][0].kind, error)
+        finally:
+            if _is_small(batch[0][0]):
+                self.lasted += time.monotonic() - begin
         self._tries = 0
         self.progress.offset = batch[-1][1]
         write_progress(self.folder, self.server, self.progress)
@@ -148,6 +156,8 @@ class Delivery:
         except Exception as error:
             reason = redacted(_first_line(error), self.uri)
             if not self._has_the_run():
+                raise Unavailable(reason) from error
+            if _is_overload(error):
                 raise Unavailable(reason) from error
             # A server that answers everything else, and this never, is not out.
             self._tries += 1
@@ -179,9 +189,18 @@ def _is_temporary(error: Exception) -> bool:
     return isinstance(error, OSError | SQLAlchemyError)
 
 
+def _is_overload(error: Exception) -> bool:
+    """Whether the server had no connection to its database left, which it calls a bad request."""
+    return "QueuePool limit" in str(error)
+
+
+def _is_small(record: Record) -> bool:
+    return isinstance(record, records.Metrics | records.Params | records.Tags)
+
+
 def _together(batch: Sequence[Record]) -> bool:
     """Whether records go into one request."""
-    if not all(isinstance(record, records.Metrics | records.Params | records.Tags) for record in batch):
+    if not all(map(_is_small, batch)):
         return False
     metrics = sum(len(record.values) for record in batch if isinstance(record, records.Metrics))
     entries = sum(len(record.values) for record in batch if isinstance(record, records.Params | records.Tags))

@@ -24,7 +24,7 @@ from mlflow.entities import Run
 from mlflow_servers import Child, postgresql, tracking_server
 from waiting import processes_with, wait_until
 
-from orchestrator.courier import locked
+from orchestrator.courier import locked, pause
 from orchestrator.delivery import Delivery, Unavailable
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_journal import Journal, read_progress, records_after
@@ -315,6 +315,33 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
     assert "refuses a record of kind 'text'" in caplog.text
 
 
+def test_an_overloaded_server_loses_nothing(tmp_path: Path, server: Child, caplog: pytest.LogCaptureFixture) -> None:
+    overloads = 25  # more than a record that is refused alone is tried
+    proxy = GuardServer(server.uri, None, overloads)
+    run = tmp_path / "overloaded"
+    told = untended(run, proxy.uri)
+    told.metrics({"value": 1.0}, 1)
+    told.metrics({"value": 2.0}, 2)
+    delivery = Delivery(run, proxy.uri)
+    for _ in range(overloads):
+        with pytest.raises(Unavailable, match="QueuePool"):
+            delivery.deliver()
+    delivery.deliver()
+    proxy.shutdown()
+    assert proxy.overloads == 0
+    run_id = read_progress(run / "tracking", proxy.uri).runs["campaign"]
+    assert history(mlflow.MlflowClient(server.uri).get_run(run_id), server, "value") == [(1, 1.0), (2, 2.0)]
+    assert "refuses" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "failures", "expected"), [(0.1, 0, 1.0), (2.0, 0, 8.0), (30.0, 0, 15.0), (0.0, 2, 4.0)]
+)
+def test_pauses_leave_a_slow_server_room(seconds: float, failures: int, expected: float) -> None:
+    pauses = [pause(seconds, failures) for _ in range(100)]
+    assert 0.8 * expected <= min(pauses) < max(pauses) <= 1.2 * expected
+
+
 def test_changed_parameters_are_tags(tmp_path: Path, server: Child) -> None:
     run = tmp_path / "changed"
     for budget in 100, 200:
@@ -386,8 +413,15 @@ def test_a_torn_or_damaged_record_costs_only_itself(tmp_path: Path, caplog: pyte
     assert not list(records_after(tmp_path, second))
 
 
+#: What MLflow 3.17 answers when as many requests as it has connections to its database wait for another.
+OVERLOAD = {
+    "error_code": "BAD_REQUEST",
+    "message": "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00",
+}
+
+
 class Guard(http.server.BaseHTTPRequestHandler):
-    """A proxy that lets through whoever has the right `Authorization`."""
+    """A proxy that lets through whoever has the right `Authorization`, and may be overloaded."""
 
     server: GuardServer  # type: ignore[assignment]
 
@@ -395,6 +429,10 @@ class Guard(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Authorization") != self.server.expected:
             self.send_error(401)
+            return
+        if self.path.endswith("/log-batch") and self.server.overloads > 0:
+            self.server.overloads -= 1
+            self._answer(400, "application/json", json.dumps(OVERLOAD).encode())
             return
         url = self.server.behind + self.path
         kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "authorization", "content-length")}
@@ -404,6 +442,9 @@ class Guard(http.server.BaseHTTPRequestHandler):
                 status, kind, content = answer.status, answer.headers["Content-Type"], answer.read()
         except urllib.error.HTTPError as error:
             status, kind, content = error.code, error.headers["Content-Type"], error.read()
+        self._answer(status, kind, content)
+
+    def _answer(self, status: int, kind: str | None, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind or "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -417,9 +458,10 @@ class Guard(http.server.BaseHTTPRequestHandler):
 
 
 class GuardServer(http.server.ThreadingHTTPServer):
-    def __init__(self, behind: str, expected: str) -> None:
+    def __init__(self, behind: str, expected: str | None, overloads: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), Guard)
-        self.behind, self.expected = behind, expected
+        self.behind, self.expected, self.overloads = behind, expected, overloads
+        self.uri = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
