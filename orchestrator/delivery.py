@@ -33,8 +33,8 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"
 _REFUSED_STATUS = {400, 405, 409, 410, 411, 413, 414, 415, 422}
 #: How often a record is tried that fails alone.
 _MAX_TRIES = 10
-#: Waiting is done by whoever delivers; these keep a server that is out from holding up a request for minutes. MLflow's own
-#: waits for a connection to its database for 30 s, and then says so.
+#: Waiting is done by whoever delivers; these keep a server that is out from holding up a request for minutes. MLflow's
+#: own waits for a connection to its database for 30 s, and then says so.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "35",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
