@@ -4,8 +4,9 @@
 
 Each cell (task, observation, arm, seed) is one campaign through the public `Campaign`, with nothing but
 `acquisition.method` changed, measured by C2ST against exact draws at each beta. `prior` and `sobol` have the same
-ensemble and training, and are the control arms. `tsnpe` (bench extra) is `sbi`'s truncated sequential NPE in four
-rounds (Deistler, Goncalves & Macke 2022), which knows beta = 1 only. Rows are appended to a Parquet file; what is
+ensemble and training, and are the control arms. The peers (bench extra) know beta = 1 only: `npe` is `sbi`'s neural
+posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds (Deistler, Goncalves & Macke
+2022). Rows are appended to a Parquet file; what is
 there is not run again.
 """
 
@@ -21,7 +22,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.accuracy import DRAWS
+from benchmarks.accuracy import DRAWS, npe, problem, simulations
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
@@ -50,22 +51,29 @@ def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> Dra
     return lambda beta: result.posterior.sample((DRAWS,), beta=beta, seed=seed)
 
 
+def one_round(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
+    """`sbi`'s NPE on prior draws, the same as in `benchmarks.accuracy`."""
+    given = problem(task)
+    fitted = npe(given, *simulations(given, budget, seed), seed)
+    return lambda beta: fitted.draw(x_o, beta)
+
+
 def tsnpe(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
     """`sbi`'s TSNPE: in each round draws of the prior inside the bulk of the last posterior."""
     from sbi.inference import NPE
     from sbi.utils import RestrictedPrior, get_density_thresholder
 
-    problem = get_task(task)
+    given = get_task(task)
     torch.manual_seed(seed)
-    inference, proposal = NPE(prior=problem.prior, density_estimator="nsf", show_progress_bars=False), problem.prior
+    inference, proposal = NPE(prior=given.prior, density_estimator="nsf", show_progress_bars=False), given.prior
     posterior: Any = None
     for r in range(_ROUNDS):
         theta = proposal.sample(torch.Size([budget // _ROUNDS]))
-        x = problem.simulate(theta, 1000 * seed + r)
+        x = given.simulate(theta, 1000 * seed + r)
         inference.append_simulations(theta.float(), x.float()).train(force_first_round_loss=True)
         posterior = inference.build_posterior().set_default_x(x_o.float())
         inside = get_density_thresholder(posterior, quantile=1e-4)
-        proposal = RestrictedPrior(problem.prior, inside, sample_with="rejection")
+        proposal = RestrictedPrior(given.prior, inside, sample_with="rejection")
 
     def draw(beta: float) -> Tensor | None:
         return posterior.sample((DRAWS,), show_progress_bars=False) if beta == 1.0 else None
@@ -73,9 +81,12 @@ def tsnpe(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
     return draw
 
 
+PEERS = {"npe": one_round, "tsnpe": tsnpe}
+
+
 def main(
     tasks: Annotated[str, typer.Option(help="Names, comma-separated.")] = "two_moons,slcp,gaussian_linear",
-    arms: Annotated[str, typer.Option(help="Values of `acquisition.method`, or tsnpe.")] = "prior,tempered,default",
+    arms: Annotated[str, typer.Option(help="Values of `acquisition.method`, or peers.")] = "prior,tempered,default",
     budget: Annotated[int, typer.Option(help="Simulations.")] = 1000,
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "1,2,3,4,5",
     betas: Annotated[str, typer.Option(help="Temperatures with references.")] = "0.1,0.3,0.5,0.7,1,1.5,2",
@@ -101,7 +112,8 @@ def main(
 def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: list[float]) -> list[dict[str, float]]:
     x_o = observed(task, number)
     started = time.perf_counter()
-    draw = tsnpe(task, x_o, budget, seed) if arm == "tsnpe" else campaign(task, x_o, budget, arm, seed)
+    peer = PEERS.get(arm)
+    draw = campaign(task, x_o, budget, arm, seed) if peer is None else peer(task, x_o, budget, seed)
     seconds = time.perf_counter() - started
     drawn = {beta: draws for beta in betas if (draws := draw(beta)) is not None}
     exact = [exact_draws(task, number, beta) for beta in drawn]
