@@ -6,7 +6,7 @@ Each cell (task, observation, arm, seed) is one campaign through the public `Cam
 `acquisition.method` changed, measured by C2ST against exact draws at each beta. `prior` and `sobol` have the same
 ensemble and training, and are the control arms. The peers (bench extra) know beta = 1 only: `npe` is `sbi`'s neural
 posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds (Deistler, Goncalves & Macke
-2022). Rows are appended to a Parquet file; what is
+2022), `falcon` falcon-sbi's sequential estimation while simulations come. Rows are appended to a Parquet file; what is
 there is not run again.
 """
 
@@ -26,6 +26,7 @@ from benchmarks.accuracy import DRAWS, npe, problem, simulations
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
+from benchmarks.falcon_arm import falcon
 from simulators import get_task
 
 #: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
@@ -81,7 +82,7 @@ def tsnpe(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
     return draw
 
 
-PEERS = {"npe": one_round, "tsnpe": tsnpe}
+PEERS = {"npe": one_round, "tsnpe": tsnpe, "falcon": falcon}
 
 
 def main(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributions import Normal, Uniform
 
 from benchmarks.accuracy import nle, npe, problem, simulations
+from benchmarks.falcon_arm import _marginals
+from simulators import get_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -27,3 +30,16 @@ def test_nle_is_fitted() -> None:
     task = problem("two_moons")
     # Its chains, which take a minute, are left out.
     assert nle(task, *simulations(task, 60, seed=1), seed=1).fit_seconds > 0
+
+
+@pytest.mark.parametrize("name", ["two_moons", "gaussian_linear", "lotka_volterra"])
+def test_falcon_gets_the_prior_of_the_task(name: str) -> None:
+    prior = get_task(name).prior
+    marginals, logs = _marginals(prior)
+    kinds = {"uniform": Uniform, "normal": Normal}
+    theta = prior.sample(torch.Size([5]))
+    densities = [kinds[kind](first, second) for kind, first, second in marginals]
+    given = theta.log() if logs else theta
+    columns = zip(densities, given.unbind(-1), strict=True)
+    log_prob = sum(density.log_prob(column) for density, column in columns)
+    torch.testing.assert_close(log_prob - (given.sum(dim=-1) if logs else 0.0), prior.log_prob(theta))
