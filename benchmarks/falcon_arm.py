@@ -104,8 +104,7 @@ def _posterior(task: str, x_o: Tensor, budget: int, seed: int, bought: Path) -> 
         "max_samples": budget - validation,
         "validation_samples": validation,
         "simulate_count": _CHUNK,
-        # Of a costly simulator a round takes longer than falcon's default of a second: the flow learns meanwhile.
-        "simulate_interval": 5.0,
+        "simulate_interval": 1.0,
         "simulate_chunk_size": 0,
         "simulate_when_full": False,
         "initial_samples_path": None,

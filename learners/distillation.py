@@ -140,6 +140,7 @@ class _Lesson:
         self.pairs = options.pairs
         #: Parts into which a step can be taken, each with some of everything.
         self.most_parts = min(self.groups, self.own_groups or self.groups)
+        self._passes = 0
         self._drawing = Parts("drawing from the network")
 
     def held_out(self) -> tuple[Tensor, Tensor]:
@@ -159,6 +160,9 @@ class _Lesson:
 
     def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Tensor]]]:
         """For every step its loss in so many terms; `teacher` gives the own draws, None for none."""
+        if self._passes:
+            self.joint = [source.renewed() for source in self.joint]
+        self._passes += 1
         particles = self._particles(self.steps * self.groups, self.size)
         particles = particles.take(self._shuffled(len(particles)))
         u, z = self._joint(self.steps * self.joint_pairs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["Groups", "JointPairs", "ParticleBank", "Target"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,7 @@ class JointPairs:
         share: Share of all pairs that are drawn from here; zero where they are no posterior draws, and only give points
             of x to compare.
         rows: Rows of `u` and `z` that the weights are of, `(n,)`; all of them if None.
+        others: Gives as many other draws; None where there are no others.
     """
 
     u: Tensor
@@ -88,6 +89,11 @@ class JointPairs:
     weight: Tensor
     share: float
     rows: Tensor | None = None
+    others: Callable[[], JointPairs] | None = None
+
+    def renewed(self) -> JointPairs:
+        """Other draws for the next pass, if there are any: what is never seen twice cannot be learned by heart."""
+        return self if self.others is None else self.others()
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`n` pairs, each row as often as its weight says (systematic resampling), in any order."""
@@ -105,7 +111,7 @@ class JointPairs:
         n = total - int(share * total)
         rows = torch.arange(total, device=self.u.device) if self.rows is None else self.rows
         parts = (slice(0, n), slice(n, None) if n < total else slice(0, n))
-        first, second = (JointPairs(self.u, self.z, self.weight[p], self.share, rows[p]) for p in parts)
+        first, second = (replace(self, weight=self.weight[p], rows=rows[p]) for p in parts)
         return first, second
 
 

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -124,9 +125,15 @@ class Teaching:
         if not self.source.draws_x:
             return [] if real is None else [real]
         share = options.joint_share - (0.0 if real is None else real.share)
-        u, z = self._predicted(self._prior_u(round(share * options.pairs)))
-        fresh = JointPairs(u, z, self.source.log_valid(u).exp(), share)
+        fresh = self._fresh_pairs(round(share * options.pairs), share)
         return [fresh] if real is None else [fresh, real]
+
+    @torch.no_grad()
+    def _fresh_pairs(self, n: int, share: float) -> JointPairs:
+        """About `n` draws of the prior and the source."""
+        u, z = self._predicted(self._prior_u(n))
+        weight = self.source.log_valid(u).exp()
+        return JointPairs(u, z, weight, share, others=partial(self._fresh_pairs, n, share))
 
     def _real_pairs(self, options: DistillationOptions) -> JointPairs | None:
         """Simulations proposed from a known density, weighted to the prior."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,3 +174,21 @@ def test_groups_are_put_together() -> None:
     both = Groups.concatenate([one, one])
     assert len(both) == 6
     assert torch.equal(both.take(torch.tensor([4])).u, one.take(torch.tensor([1])).u)
+
+
+def test_every_pass_draws_joint_pairs_anew() -> None:
+    made = []
+
+    def pairs() -> JointPairs:
+        made.append(joint(2000, seed=len(made)))
+        return replace(made[-1], others=pairs)
+
+    network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4))
+    first = pairs()
+    kept, held_out = first.split(0.25)
+    assert not torch.equal(kept.renewed().u, first.u)
+    assert len(held_out.draw(100, torch.Generator())[0]) == 100
+    made.clear()
+    options = DistillationOptions(pairs=2000, epochs=3)
+    distill(network, [bank()], [pairs()], TARGET, options, torch.Generator().manual_seed(0))
+    assert len(made) == 3
