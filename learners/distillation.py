@@ -97,6 +97,8 @@ def distill(
     best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
     score = best
     for epoch in range(options.epochs):
+        if epoch:
+            lesson.renew()
         own = epoch + 1 > options.own_after * options.epochs
         for losses in lesson.steps_of_a_pass(descent.averaged if own else None):
             descent.step(losses, lesson.most_parts)
@@ -140,7 +142,6 @@ class _Lesson:
         self.pairs = options.pairs
         #: Parts into which a step can be taken, each with some of everything.
         self.most_parts = min(self.groups, self.own_groups or self.groups)
-        self._passes = 0
         self._drawing = Parts("drawing from the network")
 
     def held_out(self) -> tuple[Tensor, Tensor]:
@@ -158,11 +159,12 @@ class _Lesson:
         u, z, beta = (torch.cat(column) for column in zip(*of_banks, *of_joint, strict=True))
         return u, self.network.context(z, beta)
 
+    def renew(self) -> None:
+        """Other joint draws for the passes to come, where there are others."""
+        self.joint = [source.renewed() for source in self.joint]
+
     def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Tensor]]]:
         """For every step its loss in so many terms; `teacher` gives the own draws, None for none."""
-        if self._passes:
-            self.joint = [source.renewed() for source in self.joint]
-        self._passes += 1
         particles = self._particles(self.steps * self.groups, self.size)
         particles = particles.take(self._shuffled(len(particles)))
         u, z = self._joint(self.steps * self.joint_pairs)

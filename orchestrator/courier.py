@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 DELIVERED, UNAVAILABLE, REFUSED = "delivered", "unavailable", "refused"
 _SECONDS = 1.0
 _MAX_BACKOFF = 15.0
+#: Failures in a row beyond which pauses do not grow; a server may be out for days.
+_MAX_DOUBLINGS = 10
 #: Pauses are so many times as long as deliveries. MLflow's server has 15 connections to its database, needs two to take
 #: metrics, and stands still for half a minute when as many clients hold one each and wait for another: campaigns must
 #: not all ask at once, dozens of them neither.
@@ -68,7 +70,8 @@ def pause(seconds: float, failures: int) -> float:
 
     Not the same for all campaigns that have to wait for the same reason.
     """
-    return min(_MAX_BACKOFF, max(_SECONDS * 2.0**failures, _RESERVE * seconds)) * random.uniform(0.8, 1.2)
+    backoff = _SECONDS * 2.0 ** min(failures, _MAX_DOUBLINGS)
+    return min(_MAX_BACKOFF, max(backoff, _RESERVE * seconds)) * random.uniform(0.8, 1.2)
 
 
 def last_pause(seconds: float) -> float:

@@ -134,20 +134,24 @@ class Delivery:
 
     def _take(self, batch: Sequence[tuple[Record, int]]) -> int:
         """Delivers records that go into one request; one that is refused for good is left out, with a warning."""
-        begin = time.monotonic()
         try:
-            self._try(lambda runs: runs.send([record for record, _ in batch]))
+            self._send([record for record, _ in batch])
         except _RefusedError as error:
             if len(batch) > 1:
                 return sum(self._take([entry]) for entry in batch)
             logger.warning("MLflow refuses a record of kind '%s': %s", batch[0][0].kind, error)
-        finally:
-            if _is_small(batch[0][0]):
-                self.lasted += time.monotonic() - begin
         self._tries = 0
         self.progress.offset = batch[-1][1]
         write_progress(self.folder, self.server, self.progress)
         return len(batch)
+
+    def _send(self, batch: Sequence[Record]) -> None:
+        begin = time.monotonic()
+        try:
+            self._try(lambda runs: runs.send(batch))
+        finally:
+            if _is_small(batch[0]):
+                self.lasted += time.monotonic() - begin
 
     def _try(self, request: Callable[[MlflowRuns], None]) -> None:
         assert self._runs is not None

@@ -335,7 +335,8 @@ def test_an_overloaded_server_loses_nothing(tmp_path: Path, server: Child, caplo
 
 
 @pytest.mark.parametrize(
-    ("seconds", "failures", "expected"), [(0.1, 0, 1.0), (2.0, 0, 8.0), (30.0, 0, 15.0), (0.0, 2, 4.0)]
+    ("seconds", "failures", "expected"),
+    [(0.1, 0, 1.0), (2.0, 0, 8.0), (30.0, 0, 15.0), (0.0, 5000, 15.0), (0.0, 2, 4.0)],
 )
 def test_pauses_leave_a_slow_server_room(seconds: float, failures: int, expected: float) -> None:
     pauses = [pause(seconds, failures) for _ in range(100)]
