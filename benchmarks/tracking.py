@@ -239,7 +239,8 @@ def median(call):
         times.append(time.perf_counter() - begin)
     return 1000 * statistics.median(times)
 print(median(lambda i: model.predict(x, params={"beta": 0.5, "num_samples": 1000, "seed": i})))
-posterior = model.unwrap_python_model().posterior
+from learners import TemperedPosterior
+posterior = TemperedPosterior.load("models:/bench@champion")
 print(median(lambda i: posterior.sample((1000,), x=[0.1] * 42, beta=0.5, seed=i)))
 """
 )

@@ -19,8 +19,11 @@ from zuko.lazy import LazyTransform
 from zuko.nn import MLP
 from zuko.transforms import MonotonicAffineTransform
 
-from .autoregressive import Gate, Gated, Inverse
-from .spline import RationalQuadraticSpline, TailedSpline, invert_spline
+from .autoregressive import Gate, Gated
+from .constants import MAX_LOG_SCALE
+from .spline import RationalQuadraticSpline, TailedSpline
+from .spline_inverse import invert_spline
+from .stepwise import Inverse
 
 
 class LocationScale(LazyTransform):
@@ -66,7 +69,7 @@ class LocationScale(LazyTransform):
             phi = phi * gate
             lower = lower * gate.unsqueeze(-1)
         shift, log_scale = phi.chunk(2, dim=-1)
-        return _LocationScaleTransform(shift, log_scale.clamp(-12.0, 12.0), lower)
+        return _LocationScaleTransform(shift, log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE), lower)
 
     @torch.no_grad()
     def set_least_squares(self, v: Tensor, c: Tensor) -> None:

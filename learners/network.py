@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from zuko.distributions import NormalizingFlow
 
+from .constants import GATE
 from .flows import spline_flow
 
 
@@ -69,7 +70,7 @@ class PosteriorNetwork(nn.Module):
         if kept is None or kept[0]() is not context:
             low, high = (math.log(b) for b in self.beta_range)
             log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
-            gate = -torch.expm1(-3 * log_ratio.exp())
+            gate = -torch.expm1(-GATE * log_ratio.exp())
             self._gated = weakref.ref(context), gate
             return gate
         return kept[1]

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-from simulators.errors import ObservationError, TemperatureError
+from simulators.errors import ObservationError
 
+from .asking import check_beta, check_x, noise, pieces, unlike
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
 from .scaling import DataScaling
@@ -35,11 +36,6 @@ if TYPE_CHECKING:
     from .embedding import Embedding
     from .known import LogLikelihood
     from .options import LearnerOptions
-
-#: Below this p-value an observation is called far from everything simulated.
-_FAR = 0.005
-#: Draws made at once.
-_PIECE = 8192
 
 
 class TemperedPosterior:
@@ -289,26 +285,23 @@ class TemperedPosterior:
         return z if self.embedding is None else self.embedding(z)
 
     def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None) -> Tensor:
-        count, rows = shape.numel(), max(1, z.shape[:-1].numel())
-        # Pieces that stay in the processor's cache.
-        piece = max(1, _PIECE // rows)
-        pieces = [min(piece, count - start) for start in range(0, count, piece)] or [0]
-        # A generator of its own: others may draw at the same time.
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        rows = z.shape[:-1]
+        # A generator of its own: others may draw at the same time. Without a seed, `torch.manual_seed` decides.
+        generator = None if seed is None else noise(seed)
+        draws = []
         with torch.inference_mode():
-            transform = self.network(z, self._beta(beta, z.shape[:-1])).transform
-            noise = (torch.randn(n, *z.shape[:-1], self.dim_theta, generator=generator) for n in pieces)
-            draws = [self.whitening.to_theta(transform.inv(n)).float() for n in noise]
-        return torch.cat(draws).reshape(*shape, *z.shape[:-1], self.dim_theta)
+            transform = self.network(z, self._beta(beta, rows)).transform
+            for n in pieces(shape.numel(), rows.numel()):
+                size = (n, *rows, self.dim_theta)
+                if generator is None:
+                    normal = torch.randn(size)
+                else:
+                    normal = torch.from_numpy(generator.standard_normal(size, dtype=np.float32))
+                draws.append(self.whitening.to_theta(transform.inv(normal)).float())
+        return torch.cat(draws).reshape(*shape, *rows, self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:
-        low, high = self.beta_range
-        if not low * (1 - 1e-6) <= float(beta) <= high * (1 + 1e-6):
-            raise TemperatureError(
-                f"beta = {float(beta):g} is outside the trained range [{low:g}, {high:g}]; choose one inside, "
-                "or train with another temperature range"
-            )
-        return torch.full(shape, float(beta))
+        return torch.full(shape, check_beta(beta, self.beta_range))
 
     def _scaled(self, x: Any) -> Tensor:
         if x is None:
@@ -316,24 +309,12 @@ class TemperedPosterior:
                 raise ObservationError("no observation: pass x=..., or set one with set_default_x")
             x = self.default_x
         z = self.features(self._check_x(x))
-        p_value = self.familiarity.p_value(torch.atleast_2d(z))
-        far = int((p_value < _FAR).sum())
-        if far:
-            which = "this x is" if z.ndim == 1 else f"{far} of {p_value.numel()} x are"
-            warnings.warn(
-                f"{which} unlike the simulated data (p = {float(p_value.min()):.2g}): the simulator may be unable to "
-                "produce it, and the network was not trained there; consider a lower beta",
-                stacklevel=4,  # this, the public method, its no_grad, the caller
-            )
+        warning = unlike(self.familiarity.p_value(torch.atleast_2d(z)).numpy())
+        if warning is not None:
+            warnings.warn(warning, stacklevel=4)  # this, the public method, its no_grad, the caller
         return z
 
     def _check_x(self, x: Any) -> Tensor:
         x = torch.as_tensor(x, dtype=torch.float64)
-        if x.ndim == 0 or x.shape[-1] != self.dim_x:
-            raise ObservationError(
-                f"expected an observation of {self.dim_x} numbers (as the simulator returns), "
-                f"got shape {tuple(x.shape)}"
-            )
-        if not x.isfinite().all():
-            raise ObservationError(f"the observation has {int((~x.isfinite()).sum())} NaN or infinite values")
+        check_x(x.shape, int((~x.isfinite()).sum()), self.dim_x)
         return x

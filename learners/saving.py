@@ -5,7 +5,7 @@ No pickle: loading runs no code that came with the file.
 
 from __future__ import annotations
 
-__all__ = ["FORMAT_VERSION", "load_posterior", "save_posterior", "saved_digest"]
+__all__ = ["load_posterior", "save_posterior", "saved_digest"]
 
 import hashlib
 import json
@@ -15,27 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from simulators.errors import SavedModelError, TemperflowError
+from simulators.errors import SavedModelError
 
 from .embedding import Embedding
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
 from .posterior import TemperedPosterior
+from .saved_files import DAMAGE, FORMAT_VERSION, SPEC, TENSORS, damaged, read_spec
 from .scaling import DataScaling
 from .whitening import whitening_from_dict
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT_VERSION = 3
 #: What readers of format 2 understand too: all without an embedding.
 _WITHOUT_EMBEDDING = 2
-_TENSORS, _SPEC = "posterior.safetensors", "posterior.json"
-#: What reading files with missing, surplus or altered parts may raise.
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)
 
 
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
@@ -61,12 +57,12 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     if embedding is not None:
         spec["embedding"] = embedding.as_dict()
     text = json.dumps(spec, indent=1)  # first, so that metadata that JSON does not know leaves an old save alone
-    temporary = directory / f".{_TENSORS}.{os.getpid()}"
+    temporary = directory / f".{TENSORS}.{os.getpid()}"
     save_file(tensors, temporary)
-    os.replace(temporary, directory / _TENSORS)
-    temporary = directory / f".{_SPEC}.{os.getpid()}"
+    os.replace(temporary, directory / TENSORS)
+    temporary = directory / f".{SPEC}.{os.getpid()}"
     temporary.write_text(text)
-    os.replace(temporary, directory / _SPEC)
+    os.replace(temporary, directory / SPEC)
     return directory
 
 
@@ -78,27 +74,9 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
     if isinstance(source, str) and source.startswith("models:/"):
         with tempfile.TemporaryDirectory() as temporary:
             return load_posterior(_downloaded(source, temporary), embedding)
-    directory = Path(source)
-    if not (directory / _SPEC).exists() and (directory / "posterior" / _SPEC).exists():
-        directory = directory / "posterior"
-    spec_path, tensor_path = directory / _SPEC, directory / _TENSORS
-    if not spec_path.exists() or not tensor_path.exists():
-        raise SavedModelError(
-            f"expected {_SPEC} and {_TENSORS} in {directory}, but they are not there; "
-            "has the campaign finished training?"
-        )
+    directory, spec = read_spec(source)
     try:
-        spec = json.loads(spec_path.read_text())
-        version = int(spec["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SavedModelError(f"{spec_path} is damaged ({error}); save the posterior again") from error
-    if version > FORMAT_VERSION:
-        raise SavedModelError(
-            f"{directory} was saved in format {version}, but this temperflow reads up to {FORMAT_VERSION}; "
-            "upgrade temperflow"
-        )
-    try:
-        tensors = load_file(tensor_path)
+        tensors = load_file(directory / TENSORS)
         network = PosteriorNetwork.from_dict(spec["network"])
         network.load_state_dict(_part(tensors, "network."))
         return TemperedPosterior(
@@ -113,9 +91,8 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
         )
     except SavedModelError:
         raise  # the embedding: what to do is said
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0]
-        raise SavedModelError(f"{directory} is damaged ({reason}); save the posterior again") from error
+    except DAMAGE as error:
+        raise damaged(directory, error) from error
 
 
 def _restored(
@@ -137,7 +114,7 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 def saved_digest(directory: Path) -> str:
     """SHA-256 of what `save_posterior` wrote, empty if there is nothing."""
     try:
-        parts = [(directory / name).read_bytes() for name in (_SPEC, _TENSORS)]
+        parts = [(directory / name).read_bytes() for name in (SPEC, TENSORS)]
     except OSError:
         return ""
     return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -156,7 +133,7 @@ def _downloaded(uri: str, folder: str) -> Path:
         raise SavedModelError(
             f"{uri} cannot be fetched from MLflow ({reason}); check the name, and MLFLOW_TRACKING_URI"
         ) from error
-    found = next(iter(model.rglob(_SPEC)), None)
+    found = next(iter(model.rglob(SPEC)), None)
     if found is None:
-        raise SavedModelError(f"{uri} is not a posterior of temperflow: it has no {_SPEC}")
+        raise SavedModelError(f"{uri} is not a posterior of temperflow: it has no {SPEC}")
     return found.parent

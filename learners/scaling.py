@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_KNEE = 5.0
-_MIN_POSITIVE = 1e-30
+from .constants import KNEE, MIN_POSITIVE
+
 _CENTRAL = torch.tensor([0.16, 0.5, 0.84], dtype=torch.float64)
 _WIDE = torch.tensor([0.01, 0.99], dtype=torch.float64)
 #: Positive columns whose central 68 % spans more than this factor are taken on the log scale.
@@ -45,7 +45,7 @@ class DataScaling:
     def fit(cls, x: Tensor) -> DataScaling:
         """Chooses the bijection from data `x` `(n, k)`."""
         x = x.double()
-        safe = x.clamp(min=_MIN_POSITIVE).log()
+        safe = x.clamp(min=MIN_POSITIVE).log()
         spread = torch.quantile(safe[:100_000], _CENTRAL, dim=0)
         logarithmic = (x > 0).all(dim=0) & (spread[2] - spread[0] > math.log(_LOG_RATIO))
         counts = ((x >= 0) & (x == x.round())).all(dim=0) & (x.amax(dim=0) > 1)
@@ -78,15 +78,15 @@ class DataScaling:
         x = x.double()
         value = torch.where(self.root, _root(x), x) if self._any_root else x
         if self._any_logarithmic:
-            value = torch.where(self.logarithmic, x.clamp(min=_MIN_POSITIVE).log(), value)
+            value = torch.where(self.logarithmic, x.clamp(min=MIN_POSITIVE).log(), value)
         t = (value - self.center) / self.scale
         return long_tails(t).float()
 
     def inverse(self, z: Tensor) -> Tensor:
         """`x`, `(*, k)` in double precision."""
         z = z.double()
-        excess = (z.abs() - _KNEE).clamp(0.0, 50.0)
-        t = torch.where(z.abs() <= _KNEE, z, z.sign() * (_KNEE + torch.expm1(excess)))
+        excess = (z.abs() - KNEE).clamp(0.0, 50.0)
+        t = torch.where(z.abs() <= KNEE, z, z.sign() * (KNEE + torch.expm1(excess)))
         value = t * self.scale + self.center
         value = torch.where(self.root, value.clamp(min=0.0).square() - 0.5, value)
         return torch.where(self.logarithmic, value.clamp(max=700.0).exp(), value)
@@ -115,8 +115,8 @@ class DataScaling:
 
 def long_tails(t: Tensor) -> Tensor:
     """`c(t)`: values beyond the knee grow like a logarithm."""
-    tail = t.sign() * (_KNEE + torch.log1p((t.abs() - _KNEE).clamp(min=0.0)))
-    return torch.where(t.abs() <= _KNEE, t, tail)
+    tail = t.sign() * (KNEE + torch.log1p((t.abs() - KNEE).clamp(min=0.0)))
+    return torch.where(t.abs() <= KNEE, t, tail)
 
 
 def _root(x: Tensor) -> Tensor:

@@ -18,17 +18,15 @@ bin, one in it, and zero right of it.
 
 from __future__ import annotations
 
-__all__ = ["LOG_SLOPE", "SplineKernel", "spline_table"]
+__all__ = ["SplineKernel", "spline_table"]
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Logarithm of the largest slope of a bin, and of the inverse of the smallest.
-LOG_SLOPE = -math.log(1e-3)
+from .constants import LOG_SLOPE
 
 
 def spline_table(phi: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:

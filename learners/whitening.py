@@ -25,8 +25,9 @@ from torch.distributions import constraints
 from simulators.errors import PriorError
 from simulators.prior import Marginal, ProductPrior, check_prior
 
+from .constants import TINY
+
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-_TINY = 1e-15
 #: Of the correlation matrix of prior draws; below, float32 draws lie in a plane.
 _MIN_EIGENVALUE = 1e-9
 
@@ -266,11 +267,11 @@ def _to_u(marginal: Marginal, theta: Tensor) -> Tensor:
     if not marginal.truncated and marginal.distribution in ("Normal", "LogNormal"):
         value = theta if marginal.distribution == "Normal" else theta.log()
         return (value - marginal.arguments["loc"]) / marginal.arguments["scale"]
-    return torch.special.ndtri(marginal.cdf(theta).clamp(_TINY, 1 - _TINY))
+    return torch.special.ndtri(marginal.cdf(theta).clamp(TINY, 1 - TINY))
 
 
 def _to_theta(marginal: Marginal, u: Tensor) -> Tensor:
     if not marginal.truncated and marginal.distribution in ("Normal", "LogNormal"):
         value = marginal.arguments["loc"] + marginal.arguments["scale"] * u
         return value if marginal.distribution == "Normal" else value.exp()
-    return marginal.icdf(torch.special.ndtr(u).clamp(_TINY, 1 - _TINY))
+    return marginal.icdf(torch.special.ndtr(u).clamp(TINY, 1 - TINY))

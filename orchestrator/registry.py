@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learners.drawing import DrawingPosterior
 from learners.posterior import TemperedPosterior
 from learners.saving import saved_digest
 from simulators.errors import TemperflowError
@@ -33,7 +34,9 @@ CHAMPION = "champion"
 _ROOT = Path(__file__).resolve().parent.parent
 _DIGEST_TAG = "temperflow.digest"
 #: What a posterior needs to be loaded and served.
-_REQUIREMENTS = ("mlflow", "torch", "zuko", "numpy", "pandas", "safetensors", "scipy")
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "scipy", "threadpoolctl")
+#: And where NumPy cannot draw from it.
+_TORCH = ("torch", "zuko")
 
 
 def register(client: MlflowClient, directory: Path, run_id: str, record: records.Model) -> None:
@@ -103,6 +106,7 @@ def _save(path: Path, folder: Path, posterior: TemperedPosterior, model_id: str,
             ParamSpec("seed", DataType.long, 0),
         ]
     )
+    needed = _REQUIREMENTS if DrawingPosterior.load(folder) else (*_REQUIREMENTS, *_TORCH)
     x = posterior.default_x
     row = posterior.scaling.inverse(posterior.scaling.center.new_zeros(posterior.dim_x)) if x is None else x
     example = pd.DataFrame(np.atleast_2d(row.numpy()), columns=inputs.input_names())
@@ -115,7 +119,7 @@ def _save(path: Path, folder: Path, posterior: TemperedPosterior, model_id: str,
         signature=ModelSignature(inputs, outputs, params),
         input_example=(example, {"beta": beta, "num_samples": 10}),
         # The build of torch for a certain accelerator is no requirement of the model.
-        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],
+        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in needed],
     )
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from learners.posterior import TemperedPosterior
+from learners.drawing import DrawingPosterior
 from simulators.errors import TemperflowError
 
 _MAX_SAMPLES = 1_000_000
@@ -32,7 +31,9 @@ class PosteriorModel(PythonModel):
     """`predict(df, params={"beta": 1.0, "num_samples": 1000, "seed": 0})` -> posterior draws."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.posterior = TemperedPosterior.load(context.artifacts["posterior"])
+        self.posterior = DrawingPosterior.load(context.artifacts["posterior"]) or _WithTorch(
+            context.artifacts["posterior"]
+        )
         # Made once, of plain texts: pandas' own take longer to make than the draws of a feature.
         self.columns = pd.Index(["row", *self.posterior.names], dtype=object)
         if _SERVER in sys.modules:
@@ -55,14 +56,27 @@ class PosteriorModel(PythonModel):
                 f"expected between 1 and {_MAX_SAMPLES} samples in all, got {count} for each of {rows} rows"
             )
         try:
-            x = torch.tensor(model_input.to_numpy(dtype=np.float64))
-            draws = self.posterior.sample_batched((count,), x, float(options["beta"]), seed)
+            x = model_input.to_numpy(dtype=np.float64)
+            draws = self.posterior.sample_batched(count, x, float(options["beta"]), seed)
         except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        values = _decimals(draws.transpose(0, 1).reshape(-1, draws.shape[-1]).numpy())
+        values = _decimals(draws.swapaxes(0, 1).reshape(-1, draws.shape[-1]))
         frame = pd.DataFrame(dict(enumerate([np.repeat(np.arange(rows), count), *values.T])), copy=False)
         frame.columns = self.columns
         return frame
+
+
+class _WithTorch:
+    """A posterior with an embedding, or of an unusual prior."""
+
+    def __init__(self, folder: str) -> None:
+        from learners.posterior import TemperedPosterior
+
+        self._posterior = TemperedPosterior.load(folder)
+        self.names = self._posterior.names
+
+    def sample_batched(self, count: int, x: np.ndarray, beta: float, seed: int) -> np.ndarray:
+        return self._posterior.sample_batched((count,), x, beta, seed).numpy()
 
 
 def _decimals(values: np.ndarray) -> np.ndarray:
@@ -80,9 +94,9 @@ def _decimals(values: np.ndarray) -> np.ndarray:
 def _settle() -> None:
     """Makes a process that serves, and does nothing else, quicker.
 
-    Every full garbage collection would walk through all that torch and MLflow are made of while requests wait, 50 ms
-    and more. And MLflow hands requests to several threads, which take the interpreter from each other for 5 ms whenever
-    one calls torch: each for itself is 30 % faster. A server with several workers still answers several at once.
+    Every full garbage collection would walk through all that MLflow is made of while requests wait, 50 ms and more. And
+    MLflow hands requests to several threads, which take the interpreter from each other for 5 ms at every product of
+    matrices: each for itself is 30 % faster. A server with several workers still answers several at once.
     """
     gc.collect()
     gc.freeze()

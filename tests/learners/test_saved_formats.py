@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learners import TemperedPosterior
-from learners.saving import FORMAT_VERSION
+from learners.saved_files import FORMAT_VERSION
 
 SAVED = Path(__file__).with_name("saved")
 

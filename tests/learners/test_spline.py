@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from zuko.transforms import MonotonicRQSTransform
 
-from learners.spline import RationalQuadraticSpline, invert_spline
+from learners.spline import RationalQuadraticSpline
+from learners.spline_inverse import invert_spline
 
 BINS = 8
 

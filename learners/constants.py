@@ -1,0 +1,22 @@
+"""Numbers that a saved network relies on: another value would make it another network. Without torch."""
+
+from __future__ import annotations
+
+__all__ = ["BOUND", "GATE", "KNEE", "LOG_SLOPE", "MAX_LOG_SCALE", "MIN_POSITIVE", "TINY"]
+
+import math
+
+#: Scaled data beyond grow like a logarithm.
+KNEE = 5.0
+#: What stands for zero before a logarithm.
+MIN_POSITIVE = 1e-30
+#: Least distance of a quantile from 0 and 1.
+TINY = 1e-15
+#: Everything the network learned is multiplied by `1 - exp(-GATE beta / beta_low)`.
+GATE = 3.0
+#: Largest logarithm of a regression's scale, and of its inverse.
+MAX_LOG_SCALE = 12.0
+#: B: splines are the identity outside `[-B, B]`.
+BOUND = 5.0
+#: Logarithm of the largest slope of a bin, and of the inverse of the smallest.
+LOG_SLOPE = -math.log(1e-3)
