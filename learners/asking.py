@@ -11,7 +11,7 @@ import numpy as np
 from simulators.errors import ObservationError, TemperatureError
 
 #: Below this p-value an observation is called far from everything simulated.
-FAR = 0.005
+_FAR = 0.005
 #: Draws made at once: what stays in the processor's cache.
 _PIECE = 8192
 
@@ -43,7 +43,7 @@ def check_x(shape: Sequence[int], infinite: int, dim_x: int) -> None:
 
 def unlike(p_value: np.ndarray) -> str | None:
     """The warning about observations with these p-values, or None."""
-    far = int((p_value < FAR).sum())
+    far = int((p_value < _FAR).sum())
     if not far:
         return None
     which = "this x is" if p_value.size == 1 else f"{far} of {p_value.size} x are"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 __all__ = ["DAMAGE", "FORMAT_VERSION", "SPEC", "TENSORS", "damaged", "read_spec"]
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from simulators.errors import SavedModelError, TemperflowError
+from simulators.formats import read_record
 
 FORMAT_VERSION = 3
 TENSORS, SPEC = "posterior.safetensors", "posterior.json"
+_REMEDY = "save the posterior again"
 #: What reading files with missing, surplus or altered parts may raise.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)
 
@@ -31,19 +32,9 @@ def read_spec(source: str | Path) -> tuple[Path, dict[str, Any]]:
         raise SavedModelError(
             f"expected {SPEC} and {TENSORS} in {directory}, but they are not there; has the campaign finished training?"
         )
-    try:
-        spec = json.loads((directory / SPEC).read_text())
-        version = int(spec["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SavedModelError(f"{directory / SPEC} is damaged ({error}); save the posterior again") from error
-    if version > FORMAT_VERSION:
-        raise SavedModelError(
-            f"{directory} was saved in format {version}, but this temperflow reads up to {FORMAT_VERSION}; "
-            "upgrade temperflow"
-        )
-    return directory, spec
+    return directory, read_record(directory / SPEC, FORMAT_VERSION, SavedModelError, _REMEDY)
 
 
 def damaged(directory: Path, error: BaseException) -> SavedModelError:
     """What to say of files that cannot be used."""
-    return SavedModelError(f"{directory} is damaged ({str(error).splitlines()[0]}); save the posterior again")
+    return SavedModelError(f"{directory} is damaged ({str(error).splitlines()[0]}); {_REMEDY}")

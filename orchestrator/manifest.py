@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from simulators.errors import RunDirectoryError
+from simulators.formats import check_format
 
 from .location import Location
 
@@ -86,11 +87,7 @@ def load_manifest(location: Location) -> Manifest:
             f"{NAME} of the store {location.text} is damaged or of a newer temperflow; upgrade, or delete that "
             "file: no simulation is lost with it"
         ) from error
-    if manifest.format > _FORMAT:
-        raise RunDirectoryError(
-            f"the store {location.text} was written in format {manifest.format}, but this temperflow reads up to "
-            f"{_FORMAT}; upgrade temperflow"
-        )
+    check_format(f"the store {location.text}", manifest.format, _FORMAT, RunDirectoryError)
     return manifest
 
 

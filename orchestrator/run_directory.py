@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from simulators.errors import RunDirectoryError
+from simulators.formats import read_record
 
 from .store import SimulationStore
 
@@ -91,17 +92,9 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"expected a campaign's run directory at {self.path}, but there is no campaign.json; check the path"
             )
-        try:
-            records: dict[str, Any] = json.loads((self.path / "campaign.json").read_text())
-            version = int(records["format"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{self.path / 'campaign.json'} is damaged: {error}") from error
-        if version > _FORMAT:
-            raise RunDirectoryError(
-                f"{self.path} was written in format {version}, but this temperflow reads up to {_FORMAT}; "
-                "upgrade temperflow"
-            )
-        return records
+        return read_record(
+            self.path / "campaign.json", _FORMAT, RunDirectoryError, "run the campaign in another folder"
+        )
 
     def update(self, **values: Any) -> dict[str, Any]:
         """Sets entries of `campaign.json`, atomically; returns all."""

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from simulators.errors import RunDirectoryError
+from simulators.formats import check_format
 
 from .tracking_records import Record, parse
 
@@ -117,10 +118,7 @@ def journal_id(folder: Path) -> str:
         raise RunDirectoryError(f"nothing was tracked in {folder.parent}: {path} does not exist") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"the beginning of {path} is damaged; move it aside to track anew") from error
-    if version > _FORMAT:
-        raise RunDirectoryError(
-            f"{path} was written in format {version}, but this temperflow reads up to {_FORMAT}; upgrade temperflow"
-        )
+    check_format(path, version, _FORMAT, RunDirectoryError)
     return identity
 
 

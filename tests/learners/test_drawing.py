@@ -153,14 +153,21 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_other_products_keep_their_threads(tmp_path: Path) -> None:
+    def threads() -> set[int]:
+        return {info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"}
+
+    during = set()
+
+    def to_theta(u: np.ndarray) -> np.ndarray:
+        during.update(threads())
+        return u
+
     drawing = loaded(posterior(PRIORS["normal"]), tmp_path)
-
-    def threads() -> list[int]:
-        return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
-
-    before = threads()
-    drawing.sample_batched(100, X, 1.0)
-    assert threads() == before
+    drawing._to_theta = to_theta
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        drawing.sample_batched(100, X, 1.0)
+        assert threads() == {2}
+    assert during == {1}
 
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class TestSaving:
             spec.write_text("{")
         elif damage == "future":
             spec.write_text(json.dumps({**json.loads(spec.read_text()), "format": 99}))
-            expected = "saved in format 99.*upgrade temperflow"
+            expected = "written in format 99.*upgrade temperflow"
         else:
             tensors.unlink()
             expected = "has the campaign finished training"
