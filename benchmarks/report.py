@@ -32,7 +32,7 @@ from orchestrator.config_reading import validate_config
 from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
 from orchestrator.store import SCHEMA
-from orchestrator.trainer import report_betas
+from orchestrator.temperatures import report_betas
 
 _D, _K, _WORKERS, _FILES = 8, 42, 64, 100
 _KINDS = ("prior", "tempered", "acquisition")

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from .posterior import TemperedPosterior
@@ -91,6 +90,9 @@ def sbc_ranks(
     generator = torch.Generator().manual_seed(seed)
     jitter = torch.rand(ranks.shape, generator=generator) / (effective[:, None] + 1)
     ranks = ranks * effective[:, None] / (effective[:, None] + 1) + jitter
+    # Takes half a second that a report of what was checked need not wait for.
+    from scipy import stats
+
     values = ranks.double().numpy().clip(0.0, 1.0)
     p_values = np.array([stats.kstest(values[:, i], "uniform").pvalue for i in range(d)])
     return Calibration(population, values, p_values, float(effective.median()))

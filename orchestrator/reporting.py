@@ -43,7 +43,7 @@ from .report import (
 from .run_directory import RunDirectory
 from .spending import cost_by_kind
 from .spending_report import COLUMNS, busy_times, read_history, simulated, spending_figures
-from .trainer import report_betas
+from .temperatures import report_betas
 from .versions import versions
 
 _DRAWS = 4000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Snapshot", "Trained", "Trainer", "learner_options", "report_betas"]
+__all__ = ["Snapshot", "Trained", "Trainer", "learner_options"]
 
 import contextlib
 import dataclasses
@@ -34,6 +34,7 @@ from .acquisition import Candidates
 from .config import LearnerConfig
 from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics
+from .temperatures import report_betas
 
 _CANDIDATES = 1000
 _PREDICTIVE = 400
@@ -96,13 +97,6 @@ class _Notices(logging.Handler):
         """Those since the last call, each once."""
         texts, self._texts = self._texts, []
         return tuple(dict.fromkeys(texts))
-
-
-def report_betas(beta_range: tuple[float, float]) -> list[float]:
-    """Up to five temperatures to show: the ends of the range, 1, and what lies between."""
-    low, high = beta_range
-    between = [b for b in (0.1, 0.3, 0.5, 1.0) if low < b < high]
-    return sorted({low, *between[-3:], high})
 
 
 def learner_options(config: LearnerConfig, threads: int, device: str) -> LearnerOptions:
