@@ -16,13 +16,16 @@ __all__ = ["MASSES", "MOST_PARAMETERS", "Binned", "binned", "corner", "density",
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import contourpy
 import numpy as np
+from contourpy import FillType, LineType
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
-from scipy.ndimage import gaussian_filter
 
 from simulators.outcome import Array
 
@@ -72,8 +75,10 @@ def density(values: Array, bins: int = 160) -> tuple[Array, Array]:
     """Kernel estimate of the density of `values` `(n,)`: grid `(bins,)` and density `(bins,)`, with unit integral."""
     low, high = limits(values)
     counts, edges = np.histogram(values, bins, (low, high))
-    smooth = gaussian_filter(counts.astype(np.float64), _bandwidth(values, 1) / (edges[1] - edges[0]), mode="reflect")
-    return (edges[1:] + edges[:-1]) / 2, smooth / (smooth.sum() * (edges[1] - edges[0]))
+    step = float(edges[1] - edges[0])
+    kernel = _kernel(bins, step / _bandwidth(values, 1))
+    smooth = kernel / kernel.sum(axis=0) @ counts  # What lies near an end stays inside.
+    return (edges[1:] + edges[:-1]) / 2, smooth / (smooth.sum() * step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +102,7 @@ def binned(values: Array, bins: int = 72) -> Binned:
     step = (high - low) / bins
     index = np.floor((values - low) / step).astype(np.int64)
     index[(index < 0) | (index > bins)] = bins
-    distance = np.subtract.outer(np.arange(bins), np.arange(bins)) * step / _bandwidth(values, 2)
-    kernel = np.exp(-np.square(distance) / 2)
+    kernel = _kernel(bins, step / _bandwidth(values, 2))
     kernel /= kernel[:, bins // 2].sum()
     return Binned(np.linspace(low + step / 2, high - step / 2, bins), index, kernel)
 
@@ -117,6 +121,12 @@ def hpd_levels(mass: Array, shares: Sequence[float]) -> list[float]:
     ordered = np.sort(mass, axis=None)[::-1]
     held = np.cumsum(ordered) / ordered.sum()
     return [float(ordered[min(int(np.searchsorted(held, share)), ordered.size - 1)]) for share in shares]
+
+
+def _kernel(bins: int, step: float) -> Array:
+    """What a draw in one bin adds to every bin, `(bins, bins)`, normal; `step` is the width of a bin in bandwidths."""
+    distance = np.subtract.outer(np.arange(bins), np.arange(bins)) * step
+    return np.asarray(np.exp(-np.square(distance) / 2))
 
 
 def _bandwidth(values: Array, dimensions: int) -> float:
@@ -151,8 +161,15 @@ def _pair(axes: Axes, x: Array, y: Array, color: str) -> None:
     mass = pair_density(columns, rows)
     outer, inner = hpd_levels(mass, MASSES)
     if outer < inner < mass.max():
-        axes.contourf(columns.grid, rows.grid, mass, [inner, mass.max()], colors=[to_rgba(color, 0.22)])
-        axes.contour(columns.grid, rows.grid, mass, [outer, inner], colors=[color], linewidths=[1.3, 0.7])
+        # Two plain collections take a fifth of the time of `contour` and `contourf`, whose sets know much more.
+        contours = contourpy.contour_generator(
+            columns.grid, rows.grid, mass, line_type=LineType.Separate, fill_type=FillType.OuterCode
+        )
+        areas = [Path(points, codes) for points, codes in zip(*contours.filled(inner, np.inf), strict=True)]
+        axes.add_collection(PathCollection(areas, facecolors=[to_rgba(color, 0.22)], linewidths=0), autolim=False)
+        for level, width in ((outer, 1.3), (inner, 0.7)):
+            lines = LineCollection(contours.lines(level), colors=[color], linewidths=width)  # type: ignore[arg-type]
+            axes.add_collection(lines, autolim=False)
     else:
         axes.plot(x[:500], y[:500], ".", color=color, markersize=2.5)
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from simulators.outcome import Array
 
@@ -178,7 +178,7 @@ def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(_apart(betas)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if prior_std is not None:
         figure.supylabel("shift ± sd, in prior sd", fontsize=11, color=INK)
     figure.supxlabel("β", fontsize=11, color=INK)

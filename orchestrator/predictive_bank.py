@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp
 
 from learners.posterior import TemperedPosterior
@@ -139,6 +138,8 @@ class PredictivePath:
     """
 
     def __init__(self, bank: PredictiveBank, posterior: TemperedPosterior, x_o: Array) -> None:
+        from scipy.interpolate import CubicSpline  # Slow to import; reports do without.
+
         self._bank = bank
         low, high = posterior.beta_range
         nodes = np.geomspace(low, high, _NODES) if high > low else np.array([low])

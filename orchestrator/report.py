@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "RESOLUTIONS",
     "CalibrationResult",
     "Comparison",
     "Failure",
@@ -17,7 +18,7 @@ __all__ = [
 ]
 
 import base64
-import io
+import contextlib
 import math
 import os
 import re
@@ -37,14 +38,15 @@ from simulators.outcome import Array, Status
 from .figure_style import finite_rows
 from .figures import sbc_ranks
 from .recommendation import LEVEL, Recommendation
+from .rendering import Renderer
 from .spending import KindCost, Timeline
 
 Section = Literal["spent", "temperature", "answer", "calibration", "simulations"]
 
 MOST_BYTES = 5 * 2**20
 _TEXT_BYTES = 2**18
-#: Tried in turn until the figures fit.
-_RESOLUTIONS = (144, 110, 80, 60)
+#: Dots per inch, tried in turn until the figures fit.
+RESOLUTIONS = (144, 110, 80, 60)
 _CSS_PIXELS = 96
 
 
@@ -238,10 +240,10 @@ def summarize(draws: Array, names: Sequence[str]) -> list[Summary]:
     ]
 
 
-def write_report(data: ReportData, path: Path) -> list[bytes]:
+def write_report(data: ReportData, path: Path, renderer: Renderer | None = None) -> list[bytes]:
     """Writes the report as one HTML file, whole or not at all; a report already at `path` is replaced.
 
-    Returns the PNGs of `data.figures` as they are in the page.
+    Returns the PNGs of `data.figures` as they are in the page. They are drawn by `renderer`, or here.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -251,7 +253,8 @@ def write_report(data: ReportData, path: Path) -> list[bytes]:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, duration=_duration, beta=lambda beta: f"{beta:g}", sentence=_sentence)
-    images = _images(data)
+    with contextlib.nullcontext(renderer) if renderer else Renderer(apart=False) as drawing:
+        images = _images(data, drawing)
     page = environment.get_template("report.html.j2").render(
         data=data,
         images=images[: len(data.figures)],
@@ -270,7 +273,7 @@ def write_report(data: ReportData, path: Path) -> list[bytes]:
     return [image.png for image in images[: len(data.figures)]]
 
 
-def _images(data: ReportData) -> list[_Image]:
+def _images(data: ReportData, renderer: Renderer) -> list[_Image]:
     """All figures at the best resolution at which they fit; the last are the ranks, one a population."""
     ranks = [
         ReportFigure(
@@ -284,21 +287,21 @@ def _images(data: ReportData) -> list[_Image]:
     ]
     figures = [*data.figures, *ranks]
     images: list[_Image] = []
-    for dpi in _RESOLUTIONS:
-        images = [_image(figure, dpi) for figure in figures]
+    for dpi in RESOLUTIONS:
+        drawn = [f.image if isinstance(f.image, bytes) else renderer.submit(f.image, dpi) for f in figures]
+        images = [
+            _image(figure, png if isinstance(png, bytes) else png.result())
+            for figure, png in zip(figures, drawn, strict=True)
+        ]
         if sum(4 * len(image.png) // 3 for image in images) < MOST_BYTES - _TEXT_BYTES:
             break
     return images
 
 
-def _image(figure: ReportFigure, dpi: int) -> _Image:
+def _image(figure: ReportFigure, png: bytes) -> _Image:
     if isinstance(figure.image, bytes):
-        png = figure.image
         width = min(900, int(struct.unpack(">I", png[16:20])[0]))
     else:
-        buffer = io.BytesIO()
-        figure.image.savefig(buffer, format="png", dpi=dpi)
-        png = buffer.getvalue()
         width = round(figure.image.get_size_inches()[0] * _CSS_PIXELS)
     return _Image(figure.title, figure.caption, figure.section, png, width)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["comparison", "make_report"]
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from .learner_parts import load_own_posterior
 from .observation import Observation, recorded_observation
 from .predictive_bank import PredictiveBank, load_bank
 from .recommendation import Recommendation, recommend
+from .rendering import Renderer
 from .report import (
+    RESOLUTIONS,
     CalibrationResult,
     Comparison,
     Failure,
@@ -88,16 +91,26 @@ def make_report(run: RunDirectory, own_code: bool = False) -> list[Path]:
         RunDirectoryError, SavedModelError: No campaign there, or its posterior is damaged.
     """
     records = run.records()
-    data = _spent(run, records)
-    if run.posterior.exists():
-        with bounded_threads(1):
-            data = _answered(data, run, load_own_posterior(run, own_code), recorded_observation(records))
-    pictures = write_report(data, run.report)
+    with Renderer(apart=(os.cpu_count() or 1) > 1) as renderer:
+        data = _spent(run, records)
+        _begin(renderer, data.figures)
+        if run.posterior.exists():
+            with bounded_threads(1):
+                posterior = load_own_posterior(run, own_code)
+                data = _answered(data, run, posterior, recorded_observation(records), renderer)
+        pictures = write_report(data, run.report, renderer)
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{figure.name}.png" for figure in data.figures]
     for path, png in zip(paths, pictures, strict=True):
         path.write_bytes(png)
     return paths
+
+
+def _begin(renderer: Renderer, figures: Sequence[ReportFigure]) -> None:
+    """Has figures drawn while others are made."""
+    for figure in figures:
+        if not isinstance(figure.image, bytes):
+            renderer.submit(figure.image, RESOLUTIONS[0])
 
 
 def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
@@ -132,7 +145,11 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
 
 
 def _answered(
-    data: ReportData, run: RunDirectory, posterior: TemperedPosterior, observation: Observation | None
+    data: ReportData,
+    run: RunDirectory,
+    posterior: TemperedPosterior,
+    observation: Observation | None,
+    renderer: Renderer,
 ) -> ReportData:
     """`data` with all that needs a posterior."""
     names, betas = posterior.names, report_betas(posterior.beta_range)
@@ -141,11 +158,14 @@ def _answered(
     recommendation = None
     if observation is not None:
         draws = {b: posterior.sample((_DRAWS,), beta=b, seed=0).double().numpy() for b in betas}
+        answers = _posterior_figures(draws, names)
+        _begin(renderer, answers)
         bank = load_bank(run, posterior)
         if bank is not None:
             recommendation = recommend(posterior, bank, observation.x)
             figures += _prediction_figures(posterior, bank, observation, recommendation)
-        figures += _posterior_figures(draws, names)
+            _begin(renderer, figures)
+        figures += answers
     rows, widths = comparison(run, posterior)
     checks = read_check(run)
     return dataclasses.replace(

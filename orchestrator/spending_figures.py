@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from simulators.outcome import Array
 
@@ -104,7 +104,7 @@ def cost(seconds: Array, theta: Array, names: Sequence[str], explained: Array) -
     panels[0].set_xlabel("seconds")
     if wide:
         panels[0].set_xscale("log")
-        panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].xaxis.set_minor_formatter(NullFormatter())
     rows = np.arange(len(seconds))
     if len(rows) > _MOST_POINTS:
