@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["app", "main"]
 
+import atexit
+import gc
 import logging
 import sys
 import warnings
@@ -174,6 +176,7 @@ def report(directory: RunDir, own_code: OwnCode = False) -> None:
     """Write the report anew, without simulating or training."""
     from .reporting import make_report
 
+    gc.disable()  # One report leaves little garbage, and millions of objects to look through for it.
     run = RunDirectory(directory)
     make_report(run, own_code)
     console.print(f"{run.report}", soft_wrap=True)
@@ -270,6 +273,8 @@ def _print_comparison(rows: list[Comparison], widths: list[Width]) -> None:
 
 def main() -> None:
     """Entry point: exit code 0 only for success, one clear message instead of a traceback."""
+    # On its way out Python would look through all objects for garbage once more: the better part of a second.
+    atexit.register(gc.freeze)
     try:
         app(standalone_mode=True)
     except TemperflowError as error:

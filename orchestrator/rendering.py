@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Renderer", "png"]
 
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -65,13 +66,13 @@ class Renderer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None and self._process is not None:
+        self._thread.shutdown(wait=kind is None, cancel_futures=kind is not None)
+        if self._process is not None:
             self._process.kill()
-        self._thread.shutdown(cancel_futures=kind is not None)
+            self._process.wait()
+        self._thread.shutdown()
         if self._pipe is not None:
             self._pipe.close()
-        if self._process is not None:
-            self._process.wait()
 
     def _start(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
@@ -97,6 +98,7 @@ class Renderer:
 
 def _serve(pipe: Connection) -> None:
     """Answers figures with pictures until the other side closes."""
+    gc.disable()
     with contextlib.suppress(EOFError):
         while True:
             pipe.send_bytes(png(*pipe.recv()))

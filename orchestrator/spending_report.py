@@ -77,6 +77,8 @@ def busy_times(timed: pa.Table) -> Timeline | None:
 
 def simulated(table: pa.Table) -> pa.Table:
     """The rows that the campaign has simulated; imported ones have no times."""
+    if table["started"].null_count == table["seconds"].null_count == 0:
+        return table
     return table.filter(pc.and_(table["started"].is_valid(), table["seconds"].is_valid()))
 
 
