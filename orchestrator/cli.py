@@ -176,9 +176,12 @@ def report(directory: RunDir, own_code: OwnCode = False) -> None:
     """Write the report anew, without simulating or training."""
     from .reporting import make_report
 
-    gc.disable()  # One report leaves little garbage, and millions of objects to look through for it.
     run = RunDirectory(directory)
-    make_report(run, own_code)
+    gc.disable()  # One report leaves little garbage, and many objects to look through for it.
+    try:
+        make_report(run, own_code)
+    finally:
+        gc.enable()
     console.print(f"{run.report}", soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .rendering import png
 from .run_directory import RunDirectory
 from .spending_report import COLUMNS, busy_times, read_history, simulated, spending_figures
 
@@ -21,7 +22,7 @@ def draw(directory: Path, folder: Path, step: int) -> None:
     times = busy_times(simulated(table))
     for figure in spending_figures(table, run.records()["names"], read_history(run), times):
         assert isinstance(figure.image, Figure)
-        figure.image.savefig(target / f"{figure.name}-{step:09d}.png", dpi=80)
+        (target / f"{figure.name}-{step:09d}.png").write_bytes(png(figure.image, 80))
 
 
 def drawn(folder: Path, step: int) -> dict[str, Path]:

@@ -6,14 +6,27 @@ import os
 import signal
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from orchestrator.corner import corner
-from orchestrator.figures import simulations_over_time
+from orchestrator.figures import (
+    corner,
+    cost,
+    fit_by_temperature,
+    predictive,
+    progress,
+    sbc_ranks,
+    simulations_over_time,
+    temperature_widths,
+    utilization,
+)
+from orchestrator.observation import Observation
+from orchestrator.recommendation import Recommendation
 from orchestrator.rendering import Renderer, png
+from orchestrator.spending import timeline
 
 DPI = 60
 
@@ -29,12 +42,36 @@ def renderers() -> list[int]:
     return [p.pid for p in psutil.Process().children() if "orchestrator.rendering" in " ".join(p.cmdline())]
 
 
-def test_pictures_are_those_drawn_here() -> None:
-    pairs = {beta: np.random.default_rng(0).normal(size=(300, 3)) / beta for beta in (0.1, 1.0)}
+def all_figures() -> list[Figure]:
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c"]
+    draws = {beta: 2.0 + rng.normal(size=(300, 3)) / beta**0.5 for beta in (0.1, 1.0, 2.0)}
+    observation = Observation(np.exp(rng.normal(size=21) * 2))
+    predicted = {beta: np.exp(rng.normal(size=(100, 21))) for beta in draws}
+    seconds, theta = np.exp(2 * rng.normal(size=400)), rng.normal(size=(400, 3))
+    history = pd.DataFrame({"seconds": np.arange(9.0), "simulations": np.arange(9) * 100, "surrogate_loss": 1.0})
+    recommendation = Recommendation(np.array([0.1, 1.0]), np.array([0.5, 0.01]), 0.1)
+    times = timeline(np.arange(50.0), np.full(50, 1.5), np.arange(50) % 2)
+    assert times is not None
+    return [
+        a_figure(),
+        corner(draws, names),
+        cost(seconds, theta, names, np.array([0.4, 0.0, 0.2])),
+        fit_by_temperature(recommendation),
+        predictive(observation, predicted),
+        progress(history),
+        sbc_ranks(rng.uniform(size=(100, 3)), names, "prior"),
+        temperature_widths(draws, names),
+        utilization(times),
+    ]
+
+
+def test_pictures_are_those_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [png(figure, DPI) for figure in all_figures()]
+    monkeypatch.setattr("orchestrator.rendering.png", lambda *_: pytest.fail("drawn here"))
     with Renderer() as renderer:
         assert len(renderers()) == 1
-        drawn = [renderer.submit(figure, DPI) for figure in (a_figure(), corner(pairs, ["a", "b", "c"]))]
-        assert [future.result() for future in drawn] == [png(a_figure(), DPI), png(corner(pairs, ["a", "b", "c"]), DPI)]
+        assert [renderer.submit(figure, DPI).result() for figure in all_figures()] == expected
     assert renderers() == []
 
 
