@@ -20,8 +20,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
+from mlflow.pyfunc.scoring_server import predictions_to_json
+from mlflow.utils.proto_json_utils import NumpyEncoder
 from mlflow_servers import Child, tracking_server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from learners import TemperedPosterior, whiten
 from learners.drawing import DrawingPosterior
@@ -248,6 +252,7 @@ def test_it_works_in_an_environment_that_knows_nothing_of_us(server: Child, tmp_
 @pytest.fixture(scope="module")
 def service(server: Child, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     arguments = ["models", "serve", "-m", "models:/served@champion", "--env-manager", "local", "--port", "{port}"]
+    arguments += ["-w", "2"]
     child = Child(arguments, tmp_path_factory.mktemp("service"), "/ping", MLFLOW_TRACKING_URI=server.uri)
     child.start()
     yield child
@@ -312,9 +317,21 @@ def test_requests_at_once_get_each_its_own_answer(service: Child) -> None:
 
 @pytest.mark.usefixtures("client")
 def test_a_process_that_does_other_things_too_is_left_as_it_is() -> None:
-    before = gc.get_freeze_count()
+    def state() -> list[Any]:
+        return [gc.get_freeze_count(), gc.get_threshold(), NumpyEncoder.iterencode, HttpToolsProtocol.connection_made]
+
+    before = state()
     mlflow.pyfunc.load_model("models:/served@champion")
-    assert gc.get_freeze_count() == before
+    assert state() == before
+
+
+def test_the_text_of_an_answer_is_what_mlflow_writes(service: Child) -> None:
+    body = {"inputs": {k: [v] for k, v in X.items()}, "params": {"num_samples": 20, "seed": 3}}
+    address = f"http://127.0.0.1:{service.port}/invocations"
+    answer = requests.post(address, json=body, timeout=60)
+    expected = io.StringIO()
+    predictions_to_json(pd.DataFrame(answer.json()["predictions"]), expected)
+    assert answer.text == expected.getvalue()
 
 
 @pytest.mark.parametrize(
