@@ -3,8 +3,8 @@
 Run as `python -m benchmarks.explore [DIR]` (`make bench-explore`), on a run directory or on one that is made up (8
 parameters, 42 numbers). Chromium and its driver must be installed. Each move sets the slider to another temperature, as
 a drag does. "Answered" is when the new outlines have arrived in the page: the server has drawn from the posterior,
-reweighted the predictive draws and computed all contours. "Drawn" is two frames later, when the browser has painted
-them; a browser without a window paints in software.
+reweighted the predictive draws and computed all contours. "Drawn" is the end of the last frame in which the page drew
+anything because of it; a browser without a window paints in software.
 """
 
 from __future__ import annotations
@@ -32,7 +32,18 @@ _MOVES = """
 const [betas, done] = arguments
 const find = (name) => Bokeh.documents[0].get_model_by_name(name)
 const slider = find("slider"), outlines = find("outlines")
-const frame = () => new Promise((resolve) => requestAnimationFrame(resolve))
+let drew = 0
+const context = CanvasRenderingContext2D.prototype
+for (const name of ["clearRect", "fill", "stroke", "drawImage"]) {
+  const plain = context[name]
+  context[name] = function (...rest) { drew = performance.now(); return plain.apply(this, rest) }
+}
+// A task that a frame's callback leaves behind runs once the frame is painted.
+const channel = new MessageChannel()
+const painted = () => new Promise((resolve) => requestAnimationFrame(() => {
+  channel.port1.onmessage = () => resolve(performance.now())
+  channel.port2.postMessage(0)
+}))
 const times = []
 let moved = null
 outlines.properties.data.change.connect(() => moved?.(performance.now()))
@@ -41,11 +52,15 @@ const run = async () => {
     const begin = performance.now()
     const answered = new Promise((resolve) => { moved = resolve })
     slider.value = Math.log10(beta)
-    const answer = (await answered) - begin
+    const answer = await answered
     moved = null
-    await frame(); await frame()
-    times.push([answer, performance.now() - begin])
-    await new Promise((resolve) => setTimeout(resolve, 150))
+    let last = answer, quiet = 0
+    while (quiet < 6) {
+      const frame = await painted()
+      if (drew > last) { last = frame; quiet = 0 } else { quiet += 1 }
+    }
+    times.push([answer - begin, last - begin])
+    await new Promise((resolve) => setTimeout(resolve, 50))
   }
   done(times)
 }
