@@ -50,8 +50,6 @@ from .report import summarize
 _DRAWS = 1000
 _MOST_DOWNLOADED = 100_000
 _STEPS = 400
-#: Moves that arrive within this time are drawn as one.
-_GATHER_MS = 2
 #: So long after the last move words and numbers follow.
 _REST_MS = 120
 _SAVE = """
@@ -163,7 +161,7 @@ class ExplorerPage:
         self.beta = min(max(beta, low), high)
         if not self._waiting:
             self._waiting = True
-            self.document.add_timeout_callback(self._draw_waiting, _GATHER_MS)
+            self.document.add_next_tick_callback(self._draw_waiting)
 
     def _draw_waiting(self) -> None:
         self._waiting = False

@@ -56,14 +56,13 @@ class PairPicture:
         self._name_axes()
         self._frames()
         self._reference = ColumnDataSource({"x": [], "y": []})
-        self._fill, self._outer, self._inner = (ColumnDataSource({"x": [], "y": []}) for _ in range(3))
+        self._inner, self._outer = (ColumnDataSource({"x": [], "y": []}) for _ in range(2))
         self.figure.line(
             "x", "y", source=self._reference, line_color=NEUTRAL, line_width=1.2, line_dash=[4, 3], line_alpha=0.9
         )
         self._outer.name = "outlines"
         self._colored: list[GlyphRenderer] = [
-            self.figure.patch("x", "y", source=self._fill, fill_alpha=0.25, line_color=None),
-            self.figure.line("x", "y", source=self._inner, line_width=0.8),
+            self.figure.patch("x", "y", source=self._inner, fill_alpha=0.25, line_width=0.8),
             self.figure.line("x", "y", source=self._outer, line_width=1.7),
         ]
 
@@ -89,13 +88,12 @@ class PairPicture:
 
     def update(self, draws: Array, color: str) -> None:
         """Shows draws `(n, d)`."""
-        fills, outer, inner = self._outlines(finite_rows(draws))
-        self._fill.data, self._outer.data, self._inner.data = _joined(fills), _joined(outer), _joined(inner)
+        inner, outer = self._outlines(finite_rows(draws))
+        self._inner.data, self._outer.data = _joined(inner), _joined(outer)
         recolor(self._colored, color)
 
-    def _outlines(self, rows: Array) -> tuple[list[Array], list[Array], list[Array]]:
-        """Areas that hold 50 %, outlines of 90 % and of 50 %, in the figure's coordinates, each `(m, 2)`."""
-        fills: list[Array] = []
+    def _outlines(self, rows: Array) -> tuple[list[Array], list[Array]]:
+        """Outlines of areas that hold 50 %, and of 90 %, in the figure's coordinates, each `(m, 2)`."""
         outer: list[Array] = []
         inner: list[Array] = []
         columns = [binned(v, _BINS) if len(v) > 1 and np.ptp(v) > 0.0 else None for v in rows.T[: len(self.names)]]
@@ -108,9 +106,9 @@ class PairPicture:
             if len(curve):
                 outer.append(curve)
                 # The density falls to zero at both ends of its grid: the curve closes along the cell's floor.
-                fills.append(np.concatenate([[[curve[0, 0], _floor(row, len(self.names))]], curve]))
-                fills[-1] = np.concatenate([fills[-1], [[curve[-1, 0], _floor(row, len(self.names))]]])
-        return [*fills, *inner], outer, inner
+                floor = _floor(row, len(self.names))
+                inner.append(np.concatenate([[[curve[0, 0], floor]], curve, [[curve[-1, 0], floor]]]))
+        return inner, outer
 
     def _marginal(self, values: Array, j: int) -> Array:
         if len(values) < 2 or np.ptp(values) <= 0.0:
@@ -130,12 +128,12 @@ class PairPicture:
         columns, rows = (x.grid >= x_low) & (x.grid <= x_high), (y.grid >= y_low) & (y.grid <= y_high)
         if columns.sum() < 2 or rows.sum() < 2:
             return [], []
-        across, up = np.meshgrid(
-            _origin(column) + (x.grid[columns] - x_low) / (x_high - x_low),
-            _floor(row, len(self.names)) + (y.grid[rows] - y_low) / (y_high - y_low),
-        )
+        inside = mass[rows][:, columns]
+        across, up = np.empty_like(inside), np.empty_like(inside)
+        across[:] = _origin(column) + (x.grid[columns] - x_low) / (x_high - x_low)
+        up.T[:] = _floor(row, len(self.names)) + (y.grid[rows] - y_low) / (y_high - y_low)
         # Without contour_generator, which first makes a masked array: most of the time, for grids as small as these.
-        contours = contourpy.SerialContourGenerator(across, up, mass[rows][:, columns], None, **_CONTOURS)  # type: ignore[arg-type]
+        contours = contourpy.SerialContourGenerator(across, up, inside, None, **_CONTOURS)  # type: ignore[arg-type]
         outer, inner = ([np.asarray(line) for line in contours.lines(level)] for level in levels)
         return outer, inner
 

@@ -63,6 +63,12 @@ class TestStyle:
         assert plain("a\nb") == "a b"
         assert len(plain("x" * 100)) == 26
 
+    @pytest.mark.parametrize("count", [2, 3, 10, 1000, 54_321])
+    @pytest.mark.parametrize("tail", [0.0, 0.001, 0.06, 0.4])
+    def test_limits_are_quantiles(self, count: int, tail: float) -> None:
+        values = np.random.default_rng(0).standard_normal(count)
+        np.testing.assert_allclose(limits(values, tail, pad=0.0), np.quantile(values, [tail, 1 - tail]), atol=1e-12)
+
     @pytest.mark.parametrize("values", [[], [np.nan], [3.0, 3.0], [0.0], [-1e12, -1e12]])
     def test_limits_have_a_width(self, values: list[float]) -> None:
         low, high = limits(np.array(values))
