@@ -32,6 +32,7 @@ def dump_learner(learner: Learner) -> bytes:
     state = {
         "format": _FORMAT,
         "source": source.as_dict(),
+        "begun": learner.begun,
         "scaling": features.known_scaling.as_dict(),
         "embedding": None if embedding is None else embedding.as_dict(),
         "network": network.as_dict(),
@@ -59,6 +60,8 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
         features.scaling = DataScaling.from_dict(state["scaling"])
         if state["embedding"] is not None:
             features.embedding = features.restore(state["embedding"], _part(tensors, "embedding."))
+        # Earlier states do not know it.
+        learner.begun = int(state.get("begun", 0))
         source = learner.new_source()
         if state["source"] != source.as_dict():
             raise SavedModelError(f"expected a learner with {source.as_dict()}, got {state['source']}")
@@ -67,6 +70,7 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
         network.load_state_dict(_part(tensors, "network."))
     except (*_DAMAGE, SavedModelError) as error:
         features.scaling = features.embedding = None
+        learner.begun = 0
         raise SavedModelError(f"the learner's checkpoint cannot be used: {error}") from error
     learner.source, learner.network = source, network.to(learner.device)
 

@@ -40,6 +40,9 @@ from .whitening import whiten
 #: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50
 
+#: A last fit begins anew if there are so many times as many simulations as when the source was new.
+_GROWN = 1.5
+
 #: Simulations that say whether an observation is like them.
 _FAMILIAR = 100_000
 
@@ -106,6 +109,8 @@ class Learner:
         if embedding is not None and self.choice.known is not None:
             raise DataError("a log_likelihood or loss compares theta with x itself: leave the embedding out")
         self.source: Source | None = None
+        #: Valid simulations that the source began with; unknown counts as none.
+        self.begun = 0
         self.network: PosteriorNetwork | None = None
         #: Tempered particles of the observation (of simulated x if there is none), as of the last fit_posterior.
         self.focus: ParticleBank | None = None
@@ -168,7 +173,9 @@ class Learner:
         """Fits the source to all simulations so far; returns its held-out loss (of a surrogate in nats).
 
         Where the likelihood is known there is nothing to fit, and the loss is NaN. An embedding is learned by the first
-        fit and, with all that has come since, anew by a final one: then all that saw the old one begins anew too.
+        fit and, with all that has come since, anew by a final one: then all that saw the old one begins anew too. So
+        does a source at a final fit, if most of its simulations came later: networks that began with few never become
+        as good as those that see all from the start (Ash & Adams 2020, arXiv 1910.08475).
 
         Arguments:
             final: Train to convergence; else a shorter update from where the source stands.
@@ -187,8 +194,8 @@ class Learner:
         with bounded_threads(self.options.threads):
             if features.kind is not None and (features.embedding is None or final):
                 self._learn_embedding(_named("embedding", on_progress))
-            if self.source is None:
-                self.source = self.new_source()
+            if self.source is None or (final and self.num_valid >= _GROWN * self.begun):
+                self.source, self.begun = self.new_source(), self.num_valid
             rows = self._rows()
             training = options.training if not self.source.fitted else options.refine if final else options.update
             threads = self.options.threads or torch.get_num_threads()

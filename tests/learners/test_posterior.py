@@ -236,6 +236,26 @@ def test_training_continues_as_simulations_come(linear_gaussian: LinearGaussian,
     torch.testing.assert_close(kept.sample((5,), seed=0), before)
 
 
+def test_the_last_surrogate_begins_anew_where_most_simulations_came_after_the_first(
+    linear_gaussian: LinearGaussian, tiny: LearnerOptions
+) -> None:
+    learner = Learner(linear_gaussian.prior, (0.2, 2.0), options=tiny)
+    learner.add_prior_draws(*linear_gaussian.draw(200, seed=1))
+    learner.fit_surrogate(final=False)
+    first = learner.source
+    learner.add_prior_draws(*linear_gaussian.draw(80, seed=2))
+    learner.fit_surrogate(final=True)
+    assert learner.source is first
+    learner.add_prior_draws(*linear_gaussian.draw(100, seed=3))
+    learner.fit_surrogate(final=False)
+    assert learner.source is first
+    learner.fit_surrogate(final=True)
+    second = learner.source
+    assert second is not first
+    learner.fit_surrogate(final=True)
+    assert learner.source is second
+
+
 def test_the_walk_is_exact_where_the_surrogate_is(linear_gaussian: LinearGaussian, small: LearnerOptions) -> None:
     learner = Learner(linear_gaussian.prior, (0.2, 2.0), options=small)
     learner.add_prior_draws(*linear_gaussian.draw(2000, seed=1))
