@@ -50,7 +50,7 @@ class SurrogateOptions:
         held_out: Share of the simulations that only score.
         training: Options of a fit from scratch.
         update: Options of a fit that continues from the previous one while simulations still come.
-        refine: Options of the last fit, where it continues from previous ones.
+        refine: Options of a last fit that continues from previous ones.
     """
 
     members: tuple[str, ...] = ()

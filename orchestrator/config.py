@@ -213,7 +213,7 @@ class LearnerConfig(_Model):
     update_epochs: int = Field(40, ge=1)
     """The same for updates while simulations still come."""
     refine_epochs: int = Field(80, ge=1)
-    """The same for the last fit, which continues from the updates."""
+    """The same for a last fit that continues from the updates: one that begins anew has `epochs` (docs/method.md)."""
     bank: int = Field(512, ge=8)
     """Number of x on which the posterior network is distilled."""
     pairs: int = Field(140_000, ge=1000)
