@@ -265,6 +265,7 @@ class SimulationLoop:
             return
         self._take_choice()
         chosen, self._chosen = self._chosen.take(slice(0, n)), self._chosen.take(slice(n, None))
+        chosen = self.proposer.numbered(chosen)
         rest = self.proposer.batch(n - len(chosen), self.snapshot, len(chosen))
         self.submit(Proposals.concatenate([chosen, rest]))
 

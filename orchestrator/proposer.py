@@ -74,7 +74,10 @@ class Proposer:
         return self._proposals(theta, ProposalKind.TEMPERED, log_density, beta)
 
     def chosen(self, n: int, snapshot: Snapshot, pending: Proposals) -> Proposals:
-        """The acquisition function's choice, given everything that the snapshot has not seen."""
+        """The acquisition function's choice, given everything that the snapshot has not seen; without ids yet.
+
+        Its simulations start later or, if it comes late, never: see `numbered`.
+        """
         if n <= 0:
             return Proposals.none(self.whitening.dim)
         in_flight = torch.zeros(0, self.whitening.dim)
@@ -89,7 +92,15 @@ class Proposer:
                 f"{tuple(rows.shape)} of {rows.dtype}, {len(rows.unique())} of them different"
             )
         theta = self.whitening.to_theta(candidates.u[rows])
-        return self._proposals(theta, ProposalKind.ACQUISITION, None, candidates.beta[rows])
+        beta = candidates.beta[rows].numpy()
+        return Proposals.of_kind(0, theta.numpy(), ProposalKind.ACQUISITION, self.seed, None, beta)
+
+    def numbered(self, chosen: Proposals) -> Proposals:
+        """What `chosen` gave, with the ids and seeds of simulations that start now."""
+        if not len(chosen):
+            return chosen
+        beta = torch.as_tensor(chosen.beta)
+        return self._proposals(torch.as_tensor(chosen.theta), ProposalKind.ACQUISITION, None, beta)
 
     def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> Proposals:
         """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
