@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from botorch.acquisition.active_learning import qNegIntegratedPosteriorVariance
@@ -170,3 +171,23 @@ def test_a_users_choice_is_checked(rows: list[float]) -> None:
     snapshot = SimpleNamespace(candidates=candidates())
     with pytest.raises(ConfigError, match="expected 3 different rows"):
         proposer.chosen(3, snapshot, Proposals.none(2))  # type: ignore[arg-type]
+
+
+def test_a_choice_gets_its_ids_when_it_starts() -> None:
+    class Mine:
+        def choose(
+            self, candidates: Candidates, n: int, pending: torch.Tensor, generator: torch.Generator
+        ) -> torch.Tensor:
+            return torch.arange(n)
+
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    proposer = Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
+    snapshot = SimpleNamespace(candidates=candidates())
+    chosen = proposer.chosen(3, snapshot, Proposals.none(2))  # type: ignore[arg-type]
+    assert proposer.from_prior(2).id.tolist() == [0, 1]
+    started = proposer.numbered(chosen)
+    assert started.id.tolist() == [2, 3, 4]
+    assert np.array_equal(started.theta, chosen.theta)
+    assert np.array_equal(started.beta, chosen.beta)
+    assert len(set(started.seed.tolist())) == 3
+    assert proposer.from_prior(1).id.tolist() == [5]
