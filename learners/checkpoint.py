@@ -60,19 +60,17 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
         features.scaling = DataScaling.from_dict(state["scaling"])
         if state["embedding"] is not None:
             features.embedding = features.restore(state["embedding"], _part(tensors, "embedding."))
-        # Earlier states do not know it.
-        learner.begun = int(state.get("begun", 0))
         source = learner.new_source()
         if state["source"] != source.as_dict():
             raise SavedModelError(f"expected a learner with {source.as_dict()}, got {state['source']}")
         source.resume(_part(tensors, "source."))
         network = PosteriorNetwork.from_dict(state["network"])
         network.load_state_dict(_part(tensors, "network."))
+        begun = int(state.get("begun", 0))  # Earlier states do not know it.
     except (*_DAMAGE, SavedModelError) as error:
         features.scaling = features.embedding = None
-        learner.begun = 0
         raise SavedModelError(f"the learner's checkpoint cannot be used: {error}") from error
-    learner.source, learner.network = source, network.to(learner.device)
+    learner.source, learner.network, learner.begun = source, network.to(learner.device), begun
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

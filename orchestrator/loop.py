@@ -4,12 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Interrupted", "SimulationLoop"]
 
-import logging
 import math
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +16,7 @@ from learners.learner import MIN_SIMULATIONS
 from simulators.errors import DataError, TemperflowError
 from simulators.outcome import STATUSES, Status
 
+from .choice import ChoiceAhead
 from .config import AcquisitionConfig
 from .journal import ProposalJournal
 from .observation import check_length
@@ -30,13 +29,8 @@ from .store_writer import StoreWriter
 from .supervisor import TrainerSupervisor
 from .trainer import Snapshot, Trained
 
-logger = logging.getLogger(__name__)
-
 _POLL_SECONDS = 0.1
 _CHEAP_START_SECONDS = 30.0
-_MAX_CHOSEN = 128
-#: Acquisition looks at no more pending points than this.
-_MAX_UNSEEN = 4096
 _MAX_UNWRITTEN = 200_000
 #: One model may be certain by chance.
 _CERTAIN = 2
@@ -95,10 +89,7 @@ class SimulationLoop:
         self.snapshot: Snapshot | None = None
         self._closed = False
         self._asked = 0
-        self._unseen: list[Proposals] = []
-        self._chosen = Proposals.none()
-        self._choice: Future[Proposals] | None = None
-        self._choices = ThreadPoolExecutor(1, thread_name_prefix="acquisition")
+        self._choice = ChoiceAhead(proposer, config)
 
     @property
     def counts(self) -> Counter[Status]:
@@ -203,7 +194,7 @@ class SimulationLoop:
         if self._closed:
             return
         self._closed = True
-        self._choices.shutdown(wait=False, cancel_futures=True)
+        self._choice.close()
         self.pool.cancel()
         try:
             self.writer.close()
@@ -232,8 +223,7 @@ class SimulationLoop:
         self.learning_seconds += float(outcomes.seconds[rows.proposals.trains].sum())
         for row, reason in outcomes.reasons.items():
             self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
-        if self.config.chooses:
-            self._unseen.append(rows.proposals.take(rows.proposals.trains))
+        self._choice.simulated(rows.proposals.take(rows.proposals.trains))
         self.writer.put(rows)
         check_length(self.dim_observation, self.dim_x, self.store.location)
 
@@ -263,9 +253,7 @@ class SimulationLoop:
         n = min(room, self.pool.appetite)
         if n <= 0:
             return
-        self._take_choice()
-        chosen, self._chosen = self._chosen.take(slice(0, n)), self._chosen.take(slice(n, None))
-        chosen = self.proposer.numbered(chosen)
+        chosen = self._choice.take(n)
         rest = self.proposer.batch(n - len(chosen), self.snapshot, len(chosen))
         self.submit(Proposals.concatenate([chosen, rest]))
 
@@ -308,9 +296,8 @@ class SimulationLoop:
     def _train(self, initial: int, target: int) -> None:
         result = self.trainer.poll()
         if isinstance(result, Snapshot):
-            self._learn(result)
-            self._forget(self.trainable - self._asked)
-            self._start_choice()
+            model = self._learn(result)
+            self._choice.begin(model, self.pool.pending, self.trainable - model.rows)
         if self.trainer.busy or self.trainable >= target or not self.config.learns:
             return
         trained = 0 if self.snapshot is None else self.snapshot.rows
@@ -332,12 +319,13 @@ class SimulationLoop:
         """Whether two models in a row were as certain as asked for."""
         return self._certain_models >= _CERTAIN
 
-    def _learn(self, snapshot: Snapshot) -> None:
+    def _learn(self, snapshot: Snapshot) -> Snapshot:
         if self.until is not None:
             self._certain_models = self._certain_models + 1 if snapshot.metrics["epistemic"] < self.until else 0
         # Our own count, from which the next steps are planned.
         self.snapshot = replace(snapshot, rows=self._asked)
         self.on_snapshot(snapshot)
+        return self.snapshot
 
     def _ready(self, initial: int, rows: int) -> bool:
         """Whether `rows` are enough to train on for the first time."""
@@ -363,30 +351,6 @@ class SimulationLoop:
                 self._learn(result)
             self._check_stop()
             self.on_tick()
-
-    def _start_choice(self) -> None:
-        if not self.config.chooses or self._choice is not None or self.snapshot is None:
-            return
-        wanted = self.config.chosen_share * self.config.growth * self.snapshot.rows
-        n = min(_MAX_CHOSEN, round(wanted))
-        if n > 0:
-            pending = Proposals.concatenate([self.pool.pending, *self._unseen])
-            self._choice = self._choices.submit(self.proposer.chosen, n, self.snapshot, pending)
-
-    def _take_choice(self) -> None:
-        if self._choice is None or not self._choice.done():
-            return
-        try:
-            self._chosen = self._choice.result()
-        except Exception as error:
-            # A choice that fails costs information, not the campaign: the density goes on proposing.
-            logger.warning("the acquisition failed (%r); proposals come from the tempered density meanwhile", error)
-        self._choice = None
-
-    def _forget(self, unseen: int) -> None:
-        """Keeps the last `unseen` proposals as those which the model has not seen."""
-        rows = Proposals.concatenate(self._unseen) if self._unseen else Proposals.none()
-        self._unseen = [rows.take(slice(max(0, len(rows) - min(unseen, _MAX_UNSEEN)), None))]
 
     def _check_stop(self) -> None:
         if not self.stopping.is_set():

@@ -6,7 +6,7 @@ __all__ = ["KINDS", "Finished", "ProposalKind", "Proposals", "row_seeds"]
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,11 @@ class Proposals:
             np.full(n, np.nan) if log_density is None else np.asarray(log_density, dtype=np.float64),
             row_seeds(campaign_seed, ids),
         )
+
+    def numbered(self, first_id: int, campaign_seed: int) -> Proposals:
+        """The same with ids from `first_id` on, and their seeds."""
+        ids = np.arange(first_id, first_id + len(self), dtype=np.int64)
+        return replace(self, id=ids, seed=row_seeds(campaign_seed, ids))
 
     @classmethod
     def none(cls, dim: int = 0) -> Proposals:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Proposer"]
 
-import threading
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -23,7 +21,7 @@ from .trainer import Snapshot
 
 
 class Proposer:
-    """Makes proposals with their ids, seeds and densities. May be called from several threads.
+    """Makes proposals with their ids, seeds and densities. `chosen` may run in another thread than the rest.
 
     Arguments:
         prior: `p(theta)`.
@@ -49,7 +47,6 @@ class Proposer:
         self._sobol = SobolEngine(whitening.dim, scramble=True, seed=seed)
         if config.method == "sobol" and next_id:
             self._sobol.fast_forward(next_id)
-        self._lock = threading.Lock()
 
     def from_prior(self, n: int, kind: ProposalKind = ProposalKind.PRIOR) -> Proposals:
         """Draws of the prior (a low-discrepancy sequence of it with `method: sobol`)."""
@@ -95,12 +92,11 @@ class Proposer:
         beta = candidates.beta[rows].numpy()
         return Proposals.of_kind(0, theta.numpy(), ProposalKind.ACQUISITION, self.seed, None, beta)
 
-    def numbered(self, chosen: Proposals) -> Proposals:
-        """What `chosen` gave, with the ids and seeds of simulations that start now."""
-        if not len(chosen):
-            return chosen
-        beta = torch.as_tensor(chosen.beta)
-        return self._proposals(torch.as_tensor(chosen.theta), ProposalKind.ACQUISITION, None, beta)
+    def numbered(self, proposals: Proposals) -> Proposals:
+        """Proposals with the ids and seeds of simulations that start now."""
+        first = self.next_id
+        self.next_id += len(proposals)
+        return proposals.numbered(first, self.seed)
 
     def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> Proposals:
         """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
@@ -127,14 +123,6 @@ class Proposer:
     def _proposals(
         self, theta: Tensor, kind: ProposalKind, log_density: Tensor | None, beta: Tensor | None
     ) -> Proposals:
-        with self._lock:
-            first = self.next_id
-            self.next_id += len(theta)
-        return Proposals.of_kind(
-            first,
-            theta.numpy(),
-            kind,
-            self.seed,
-            None if log_density is None else log_density.numpy(),
-            None if beta is None else beta.numpy(),
-        )
+        log_densities = None if log_density is None else log_density.numpy()
+        betas = None if beta is None else beta.numpy()
+        return self.numbered(Proposals.of_kind(0, theta.numpy(), kind, self.seed, log_densities, betas))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from learners import whiten
 from orchestrator.acquisition import Candidates, IntegratedVariance, LargestVariance, RemovedVariance
 from orchestrator.acquisition_methods import resolve_acquisition
+from orchestrator.choice import ChoiceAhead
 from orchestrator.config import AcquisitionConfig
 from orchestrator.proposal import Proposals
 from orchestrator.proposer import Proposer
@@ -158,36 +162,92 @@ def test_what_a_configuration_names(tmp_path: Path) -> None:
             resolve_acquisition(name, tmp_path)
 
 
+def proposer_of(choose: Callable[[int, torch.Tensor], torch.Tensor]) -> Proposer:
+    """One with a user's acquisition: `choose(n, pending)` gives rows of the candidates."""
+
+    class Mine:
+        def choose(
+            self, candidates: Candidates, n: int, pending: torch.Tensor, generator: torch.Generator
+        ) -> torch.Tensor:
+            return choose(n, pending)
+
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    return Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
+
+
+SNAPSHOT: Any = SimpleNamespace(candidates=candidates(), rows=100_000)
+
+
 @pytest.mark.parametrize("rows", [[0, 0, 1], [0, 1], [0.0, 1.0, 2.0]])
 def test_a_users_choice_is_checked(rows: list[float]) -> None:
-    class Mine:
-        def choose(
-            self, candidates: Candidates, n: int, pending: torch.Tensor, generator: torch.Generator
-        ) -> torch.Tensor:
-            return torch.tensor(rows)
-
-    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    proposer = Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
-    snapshot = SimpleNamespace(candidates=candidates())
     with pytest.raises(ConfigError, match="expected 3 different rows"):
-        proposer.chosen(3, snapshot, Proposals.none(2))  # type: ignore[arg-type]
+        proposer_of(lambda *_: torch.tensor(rows)).chosen(3, SNAPSHOT, Proposals.none(2))
 
 
-def test_a_choice_gets_its_ids_when_it_starts() -> None:
-    class Mine:
-        def choose(
-            self, candidates: Candidates, n: int, pending: torch.Tensor, generator: torch.Generator
-        ) -> torch.Tensor:
-            return torch.arange(n)
+def taken(ahead: ChoiceAhead, n: int) -> Proposals:
+    """What is taken as soon as the choice is there."""
+    while not len(proposals := ahead.take(n)):
+        pass
+    return proposals
 
-    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    proposer = Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
-    snapshot = SimpleNamespace(candidates=candidates())
-    chosen = proposer.chosen(3, snapshot, Proposals.none(2))  # type: ignore[arg-type]
+
+def test_nobody_waits_for_a_choice_and_its_ids_are_given_when_it_starts() -> None:
+    wanted = threading.Event()
+
+    def choose(n: int, _: torch.Tensor) -> torch.Tensor:
+        assert wanted.wait(60)
+        return torch.arange(n).flip(0)
+
+    proposer = proposer_of(choose)
+    ahead = ChoiceAhead(proposer, AcquisitionConfig())
+    ahead.begin(SNAPSHOT, Proposals.none(2), 0)
+    assert not len(ahead.take(10))
     assert proposer.from_prior(2).id.tolist() == [0, 1]
-    started = proposer.numbered(chosen)
-    assert started.id.tolist() == [2, 3, 4]
-    assert np.array_equal(started.theta, chosen.theta)
-    assert np.array_equal(started.beta, chosen.beta)
-    assert len(set(started.seed.tolist())) == 3
-    assert proposer.from_prior(1).id.tolist() == [5]
+    wanted.set()
+    first = taken(ahead, 4)
+    assert first.id.tolist() == [2, 3, 4, 5]
+    assert proposer.from_prior(1).id.tolist() == [6]
+    rest = ahead.take(1000)
+    assert rest.id.tolist() == list(range(7, 7 + len(rest)))
+    assert len(first) + len(rest) == 128
+    both = Proposals.concatenate([first, rest])
+    assert np.array_equal(both.theta, proposer.chosen(128, SNAPSHOT, Proposals.none(2)).theta)
+    assert len(set(both.seed.tolist())) == 128
+    assert not len(ahead.take(10))
+    ahead.close()
+
+
+def test_a_choice_that_fails_is_told_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
+    failures = [ValueError("no such thing")]
+
+    def choose(n: int, _: torch.Tensor) -> torch.Tensor:
+        if failures:
+            raise failures.pop()
+        return torch.arange(n)
+
+    ahead = ChoiceAhead(proposer_of(choose), AcquisitionConfig())
+    ahead.begin(SNAPSHOT, Proposals.none(2), 0)
+    while not caplog.messages:
+        assert not len(ahead.take(10))
+    assert "no such thing" in caplog.text
+    ahead.begin(SNAPSHOT, Proposals.none(2), 0)
+    assert len(taken(ahead, 10)) == 10
+    ahead.close()
+
+
+def test_a_choice_looks_at_what_is_in_flight_and_at_what_the_model_has_not_seen() -> None:
+    looked_at: list[torch.Tensor] = []
+
+    def choose(n: int, pending: torch.Tensor) -> torch.Tensor:
+        looked_at.append(pending)
+        return torch.arange(n)
+
+    proposer = proposer_of(choose)
+    ended, in_flight = proposer.from_prior(20), proposer.from_prior(5)
+    ahead = ChoiceAhead(proposer, AcquisitionConfig())
+    ahead.simulated(ended)
+    ahead.begin(SNAPSHOT, in_flight, 3)
+    taken(ahead, 1)
+    expected = torch.tensor(np.concatenate([in_flight.theta, ended.theta[-3:]])).float()
+    torch.testing.assert_close(looked_at[0], proposer.whitening.to_u(expected.double()).float())
+    ahead.close()
