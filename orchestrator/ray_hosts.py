@@ -162,6 +162,9 @@ class RayHosts:
     def wait(self, timeout: float) -> list[Ended | Lost]:
         """What has come to an end, waiting up to `timeout` seconds for the first."""
         busy = time.monotonic() - self._left
+        for host in self._hosts:
+            # While nobody listened, as in a long training, nobody was silent.
+            host.heard += busy
         self._delay = min(_LONGEST_DELAY, max(_SHORTEST_DELAY, 0.9 * self._delay, busy))
         self._scan()
         found = self._poll(timeout)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,6 +185,23 @@ def test_a_worker_that_falls_silent_is_given_up(
     done = drain(pool)
     assert sorted(done) == [0, 1, 2]
     assert {outcome.status for outcome, _ in done.values()} == {Status.OK}
+
+
+def test_no_worker_is_silent_while_nobody_listens(
+    pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(pools, simulator + "slow", retries=0)
+    pool.submit(proposals([1.0, 2.0, 3.0]))
+    folder = tmp_path / "pids"
+    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    # As if this program had been away for an hour.
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600.0, sleep=time.sleep)
+    monkeypatch.setattr("orchestrator.ray_hosts.time", later)
+    assert not len(pool.poll(0.0))
+    (folder / "go").touch()
+    done = drain(pool)
+    assert sorted(done) == [0, 1, 2]
+    assert {(outcome.status, attempts) for outcome, attempts in done.values()} == {(Status.OK, 1)}
 
 
 def test_a_node_that_leaves_and_one_that_joins(
