@@ -2,8 +2,8 @@ r"""One member of the surrogate ensemble: a conditional density `p(z | u)` of on
 
 .. math:: p(z \mid u) = p_\text{flow}\!\left(\frac{z - m(u)}{s} \,\middle|\, \phi(u)\right) \Big/ \prod_j s_j
 
-with the mean `m` of a Gaussian process (zero where the kind has none) and features `phi`: `u` itself, and for some
-kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which symmetric and
+with the mean `m` of a committee (`committee.py`; zero where the kind has none) and features `phi`: `u` itself, and for
+some kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which symmetric and
 oscillating simulators are simple.
 
 No kind is best: of few simulations a stiff one learns more, of many a flexible one, and a mixture of different ones is
@@ -21,14 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .committee import CommitteeMean
 from .flows import LocationScale, affine_flow, gaussian_flow, spline_flow
-from .process import ProcessMean
 from .rows import evenly
 from .training import TrainOptions, fit_flow
 
 #: Above this dimension a member does not model correlations that vary with u, and affine flows are shallow.
 _WIDE = 16
-#: Simulations that least squares start from.
+#: Simulations that least squares start from, and that committees learn from: more would say the same.
 _REGRESSED = 100_000
 
 
@@ -41,7 +41,7 @@ class Kind:
         full: Whether the regression below the flow has a full covariance that depends on u.
         transforms: Autoregressive transforms above it.
         tailed: Whether splines have affine tails.
-        process: Whether a Gaussian process is the mean.
+        committee: Whether a committee is the mean.
         waves: Number of frequencies among the features.
         constant: Whether the shape of what the regression leaves is the same for all u.
         linear_start: Whether the regression starts from least squares: better where the simulator is smooth, worse
@@ -52,7 +52,7 @@ class Kind:
     full: bool = False
     transforms: int = 0
     tailed: bool = False
-    process: bool = False
+    committee: bool = False
     waves: int = 0
     constant: bool = False
     linear_start: bool = False
@@ -66,9 +66,9 @@ KINDS = {
     "tailed": Kind("spline", transforms=2, tailed=True, linear_start=True),
     "full": Kind("spline", full=True, transforms=1, tailed=True, linear_start=True),
     "waves": Kind("spline", full=True, transforms=1, tailed=True, waves=2),
-    "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
     "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
-    "process-gaussian": Kind("gaussian", process=True),
+    "committee": Kind("spline", full=True, transforms=1, tailed=True, committee=True),
+    "committee-gaussian": Kind("gaussian", committee=True),
 }
 
 
@@ -97,7 +97,7 @@ class Member(nn.Module):
         else:
             transforms, tailed, constant = self.kind.transforms, self.kind.tailed, self.kind.constant
             self.flow = spline_flow(features, inputs, hidden, transforms, full=full, tailed=tailed, constant=constant)
-        self.process = ProcessMean(context, features) if self.kind.process else None
+        self.committee = CommitteeMean(context, features, hidden) if self.kind.committee else None
         self.fitted = False
         self.register_buffer("scale", torch.ones(features))
         self.scale: Tensor
@@ -112,16 +112,21 @@ class Member(nn.Module):
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats."""
-        if self.process is not None:
-            left = torch.empty_like(z)
-            left[~held_out] = self.process.fit(u[~held_out], z[~held_out], generator)
-            left[held_out] = z[held_out] - self.process(u[held_out])
+        if self.committee is None:
+            v = z
+        else:
+            # What is subtracted is a copy, and may be large.
+            number = evenly(torch.arange(len(u), device=u.device), _REGRESSED)
+            u, z, held_out = u[number], z[number], held_out[number]
+            if not self.fitted:
+                self.committee.standardize(z[~held_out])
+            left = self.committee.fit(u, z, held_out, number, options, generator, on_epoch)
             if not self.fitted:
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
                 self.scale.copy_(torch.where(spread > 1e-5, spread, torch.ones_like(spread)))
-        # Without a process nothing is subtracted, and what may be large is not copied.
-        v, c = z if self.process is None else left / self.scale, self._features(u)
+            v = left / self.scale
+        c = self._features(u)
         if self.kind.linear_start and (not self.fitted or self.kind.flow == "linear"):
             regression = self.flow.transform.transforms[0]
             assert isinstance(regression, LocationScale)
@@ -135,14 +140,14 @@ class Member(nn.Module):
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""
-        left = z if self.process is None else (z - self.process(u)) / self.scale
+        left = z if self.committee is None else (z - self.committee(u)) / self.scale
         log_p: Tensor = self.flow(self._features(u)).log_prob(left)
         return log_p - self.scale.log().sum()
 
     def sample(self, u: Tensor) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`."""
         z: Tensor = self.flow(self._features(u)).sample() * self.scale
-        return z if self.process is None else z + self.process(u)
+        return z if self.committee is None else z + self.committee(u)
 
     def _features(self, u: Tensor) -> Tensor:
         if not self.kind.waves:

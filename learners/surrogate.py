@@ -32,8 +32,8 @@ from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
 _SPLINE_DIM = 16
-#: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring.
-_MIN_WEIGHT = 0.01
+#: Members with a smaller weight are left out: they cost time, and their tails would be most of what they bring.
+_MIN_WEIGHT = 0.1
 #: Pairs evaluated at once.
 _CHUNK = 65536
 #: Log density of what a member cannot evaluate.
@@ -65,8 +65,9 @@ class SurrogateOptions:
         if self.members:
             return self.members
         if dim_x > _SPLINE_DIM:
-            return ("gaussian", "gaussian", "affine")
-        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process", "location")
+            return ("gaussian", "affine", "committee-gaussian", "committee-gaussian")
+        stiff = ("linear", "gaussian", "affine", "location", "committee", "committee-gaussian")
+        return (*stiff, "tailed", "spline", "full", "waves", "waves")
 
 
 class Surrogate(Source):
@@ -187,7 +188,8 @@ def _stack(log_p: Tensor, iterations: int = 200) -> Tensor:
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
     for _ in range(iterations):
         weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
-    weights = torch.where(weights < _MIN_WEIGHT, 0.0, weights)
+    least = min(_MIN_WEIGHT, float(weights.max()) / 2)
+    weights = torch.where(weights < least, 0.0, weights)
     return weights / weights.sum()
 
 

@@ -6,7 +6,16 @@ on the device and no loader in between.
 
 from __future__ import annotations
 
-__all__ = ["Descent", "Lesson", "TrainOptions", "bounded_threads", "fit_flow", "fit_module", "told_apart"]
+__all__ = [
+    "Descent",
+    "Lesson",
+    "TrainOptions",
+    "bounded_threads",
+    "fit_flow",
+    "fit_module",
+    "planned_epochs",
+    "told_apart",
+]
 
 import contextlib
 import copy
@@ -14,7 +23,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -143,8 +152,7 @@ def fit_flow(
         The best held-out loss `-mean log p(v | c)` in nats.
     """
     lesson = _Pairs(v, c, held_out)
-    planned = round(_PLANNED * max(1.0, len(lesson) / 1000) ** 0.3 / _steps_per_epoch(len(lesson), options))
-    options = replace(options, max_epochs=min(options.max_epochs, max(1, planned)))
+    options = replace(options, max_epochs=planned_epochs(len(lesson), options))
     return fit_module(flow, lesson, v.device, options, generator, on_epoch)
 
 
@@ -166,9 +174,7 @@ def fit_module(
     """
     n = len(lesson)
     batch, steps_per_epoch = _batch(n, options), _steps_per_epoch(n, options)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(_groups(module), options.learning_rate, weight_decay=options.weight_decay, fused=True)
     descent = Descent(module, optimizer, options.max_epochs * steps_per_epoch)
     best, best_state, waited = _scored(lesson, module), copy.deepcopy(module.state_dict()), 0
     for epoch in range(options.max_epochs):
@@ -191,6 +197,21 @@ def fit_module(
     module.load_state_dict(best_state)
     module.eval()
     return best
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The parameters, those named in `module.undecayed` apart: zero is no better a guess of them than another."""
+    apart = getattr(module, "undecayed", ())
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in module.named_parameters() if name not in apart]}]
+    if apart:
+        groups.append({"params": [module.get_parameter(name) for name in apart], "weight_decay": 0.0})
+    return groups
+
+
+def planned_epochs(n: int, options: TrainOptions) -> int:
+    """Passes over `n` rows that `fit_flow` plans: `options.max_epochs`, or fewer where rows are many."""
+    planned = round(_PLANNED * max(1.0, n / 1000) ** 0.3 / _steps_per_epoch(n, options))
+    return min(options.max_epochs, max(1, planned))
 
 
 def _batch(n: int, options: TrainOptions) -> int:
