@@ -19,7 +19,7 @@ from __future__ import annotations
 __all__ = ["CommitteeMean"]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -92,20 +92,19 @@ class CommitteeMean(nn.Module):
         number: Tensor,
         options: TrainOptions,
         generator: torch.Generator,
-        on_epoch: Callable[[int, float], None] | None = None,
     ) -> Tensor:
         """Fits to `u` `(n, d)` and `z` `(n, k)`, continuing; returns honest residuals `(n, k)`.
 
         Arguments:
             u, z, held_out: As for `fit_flow`.
             number: A number `(n,)` of each simulation, the same from fit to fit: it tells who does not see it.
-            options, generator, on_epoch: As for `fit_flow`, but for the weight decay.
+            options, generator: As for `fit_flow`, but for the weight decay.
         """
         # Scattered: regular numbers, every tenth say, would fall into few folds.
         fold = ((number * 2654435761) >> 16) % _NETWORKS
         lesson = _Lesson(u, (z - self.center) / self.spread, fold, held_out)
         options = replace(options, weight_decay=_DECAY, max_epochs=planned_epochs(len(lesson), options))
-        fit_module(self, lesson, u.device, options, generator, on_epoch)
+        fit_module(self, lesson, u.device, options, generator)
         return self._left(u, z, fold, held_out)
 
     @torch.no_grad()

@@ -120,7 +120,7 @@ class Member(nn.Module):
             u, z, held_out = u[number], z[number], held_out[number]
             if not self.fitted:
                 self.committee.standardize(z[~held_out])
-            left = self.committee.fit(u, z, held_out, number, options, generator, on_epoch)
+            left = self.committee.fit(u, z, held_out, number, options, generator)
             if not self.fitted:
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)

@@ -200,9 +200,9 @@ class LearnerConfig(_Model):
             "tailed",
             "full",
             "waves",
-            "process",
+            "committee",
             "location",
-            "process-gaussian",
+            "committee-gaussian",
         ]
     ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
