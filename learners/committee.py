@@ -69,7 +69,9 @@ class CommitteeMean(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """The mean of `z` at `u`."""
         flat = u.reshape(-1, u.shape[-1])
-        return (self.each(flat).mean(dim=0) * self.spread + self.center).reshape(*u.shape[:-1], -1)
+        # The networks together are wide: many rows at once would take much memory.
+        mean = torch.cat([self.each(part).mean(dim=0) for part in flat.split(_CHUNK)])
+        return (mean * self.spread + self.center).reshape(*u.shape[:-1], -1)
 
     def each(self, u: Tensor) -> Tensor:
         """What every network says of the standardized `z` at `u` `(n, d)`, `(networks, n, k)`."""
