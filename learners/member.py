@@ -2,9 +2,9 @@ r"""One member of the surrogate ensemble: a conditional density `p(z | u)` of on
 
 .. math:: p(z \mid u) = p_\text{flow}\!\left(\frac{z - m(u)}{s} \,\middle|\, \phi(u)\right) \Big/ \prod_j s_j
 
-with the mean `m` of a committee (`committee.py`; zero where the kind has none) and features `phi`: `u` itself, and for
-some kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which symmetric and
-oscillating simulators are simple.
+with the mean `m` of a Gaussian process or a committee (zero where the kind has none) and features `phi`: `u` itself,
+and for some kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which
+symmetric and oscillating simulators are simple.
 
 No kind is best: of few simulations a stiff one learns more, of many a flexible one, and a mixture of different ones is
 better than any. Which of them count is decided by held-out simulations (`surrogate.py`).
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .committee import CommitteeMean
 from .flows import LocationScale, affine_flow, gaussian_flow, spline_flow
+from .process import ProcessMean
 from .rows import evenly
 from .training import TrainOptions, fit_flow
 
@@ -41,6 +42,7 @@ class Kind:
         full: Whether the regression below the flow has a full covariance that depends on u.
         transforms: Autoregressive transforms above it.
         tailed: Whether splines have affine tails.
+        process: Whether a Gaussian process is the mean.
         committee: Whether a committee is the mean.
         waves: Number of frequencies among the features.
         constant: Whether the shape of what the regression leaves is the same for all u.
@@ -52,6 +54,7 @@ class Kind:
     full: bool = False
     transforms: int = 0
     tailed: bool = False
+    process: bool = False
     committee: bool = False
     waves: int = 0
     constant: bool = False
@@ -66,8 +69,8 @@ KINDS = {
     "tailed": Kind("spline", transforms=2, tailed=True, linear_start=True),
     "full": Kind("spline", full=True, transforms=1, tailed=True, linear_start=True),
     "waves": Kind("spline", full=True, transforms=1, tailed=True, waves=2),
+    "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
     "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
-    "committee": Kind("spline", full=True, transforms=1, tailed=True, committee=True),
     "committee-gaussian": Kind("gaussian", committee=True),
 }
 
@@ -97,7 +100,11 @@ class Member(nn.Module):
         else:
             transforms, tailed, constant = self.kind.transforms, self.kind.tailed, self.kind.constant
             self.flow = spline_flow(features, inputs, hidden, transforms, full=full, tailed=tailed, constant=constant)
-        self.committee = CommitteeMean(context, features, hidden) if self.kind.committee else None
+        self.mean: ProcessMean | CommitteeMean | None = None
+        if self.kind.process:
+            self.mean = ProcessMean(context, features)
+        elif self.kind.committee:
+            self.mean = CommitteeMean(context, features, hidden)
         self.fitted = False
         self.register_buffer("scale", torch.ones(features))
         self.scale: Tensor
@@ -112,15 +119,13 @@ class Member(nn.Module):
         on_epoch: Callable[[int, float], None] | None = None,
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats."""
-        if self.committee is None:
+        if self.mean is None:
             v = z
         else:
             # What is subtracted is a copy, and may be large.
             number = evenly(torch.arange(len(u), device=u.device), _REGRESSED)
             u, z, held_out = u[number], z[number], held_out[number]
-            if not self.fitted:
-                self.committee.standardize(z[~held_out])
-            left = self.committee.fit(u, z, held_out, number, options, generator)
+            left = self._left(u, z, held_out, number, options, generator)
             if not self.fitted:
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
@@ -138,16 +143,36 @@ class Member(nn.Module):
         loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch)
         return loss + float(self.scale.log().sum())
 
+    def _left(
+        self,
+        u: Tensor,
+        z: Tensor,
+        held_out: Tensor,
+        number: Tensor,
+        options: TrainOptions,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Fits the mean; what it leaves of simulations that it has not seen, `(n, k)`."""
+        if isinstance(self.mean, CommitteeMean):
+            if not self.fitted:
+                self.mean.standardize(z[~held_out])
+            return self.mean.fit(u, z, held_out, number, options, generator)
+        assert self.mean is not None
+        left = torch.empty_like(z)
+        left[~held_out] = self.mean.fit(u[~held_out], z[~held_out], generator)
+        left[held_out] = z[held_out] - self.mean(u[held_out])
+        return left
+
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""
-        left = z if self.committee is None else (z - self.committee(u)) / self.scale
+        left = z if self.mean is None else (z - self.mean(u)) / self.scale
         log_p: Tensor = self.flow(self._features(u)).log_prob(left)
         return log_p - self.scale.log().sum()
 
     def sample(self, u: Tensor) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`."""
         z: Tensor = self.flow(self._features(u)).sample() * self.scale
-        return z if self.committee is None else z + self.committee(u)
+        return z if self.mean is None else z + self.mean(u)
 
     def _features(self, u: Tensor) -> Tensor:
         if not self.kind.waves:

@@ -32,8 +32,9 @@ from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
 _SPLINE_DIM = 16
-#: Members with a smaller weight are left out: they cost time, and their tails would be most of what they bring.
-_MIN_WEIGHT = 0.1
+#: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring. Tails are
+#: worst where x is wide; elsewhere the average gains from small weights.
+_MIN_WEIGHT, _MIN_WEIGHT_WIDE = 0.01, 0.1
 #: Pairs evaluated at once.
 _CHUNK = 65536
 #: Log density of what a member cannot evaluate.
@@ -66,8 +67,7 @@ class SurrogateOptions:
             return self.members
         if dim_x > _SPLINE_DIM:
             return ("gaussian", "affine", "committee-gaussian", "committee-gaussian")
-        stiff = ("linear", "gaussian", "affine", "location", "committee", "committee-gaussian")
-        return (*stiff, "tailed", "spline", "full", "waves", "waves")
+        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process", "location")
 
 
 class Surrogate(Source):
@@ -122,7 +122,7 @@ class Surrogate(Source):
         with torch.no_grad():
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
-            self.weights.copy_(_stack(log_p))
+            self.weights.copy_(_stack(log_p, _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT))
         self.validity.fit(u, valid, generator)
         self.fitted = True
         if log_p is None:
@@ -182,14 +182,13 @@ class Surrogate(Source):
         return torch.stack([member.log_prob(u, z) for member in self.members])  # type: ignore[operator]
 
 
-def _stack(log_p: Tensor, iterations: int = 200) -> Tensor:
-    """Weights `(e,)` of the mixture that maximize the held-out score of `log_p` `(e, n)`, by EM."""
+def _stack(log_p: Tensor, least: float, iterations: int = 200) -> Tensor:
+    """Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`."""
     weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
     for _ in range(iterations):
         weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
-    least = min(_MIN_WEIGHT, float(weights.max()) / 2)
-    weights = torch.where(weights < least, 0.0, weights)
+    weights = torch.where(weights < min(least, float(weights.max())), 0.0, weights)
     return weights / weights.sum()
 
 

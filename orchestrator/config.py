@@ -200,7 +200,7 @@ class LearnerConfig(_Model):
             "tailed",
             "full",
             "waves",
-            "committee",
+            "process",
             "location",
             "committee-gaussian",
         ]

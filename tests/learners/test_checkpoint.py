@@ -22,7 +22,7 @@ def learner(problem: LinearGaussian, options: LearnerOptions, *members: str) -> 
 
 
 def test_the_restored_learner_gives_the_same_answers(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
-    members = ("linear", "gaussian", "committee", "waves")
+    members = ("linear", "committee-gaussian", "process", "waves")
     first = learner(linear_gaussian, tiny, *members)
     first.fit_surrogate(final=False)
     first.fit_posterior(final=False)

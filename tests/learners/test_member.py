@@ -10,6 +10,7 @@ from torch import Tensor
 
 from learners.committee import CommitteeMean
 from learners.member import KINDS, Member
+from learners.process import ProcessMean
 from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions
 from learners.training import TrainOptions
@@ -61,6 +62,29 @@ def test_the_linear_kind_is_least_squares() -> None:
     assert loss == pytest.approx(entropy, abs=0.06)
 
 
+def test_a_process_finds_a_curve_and_knows_what_it_leaves() -> None:
+    u, z = curve(300, 1)
+    process = ProcessMean(2, 2)
+    left = process.fit(u, z, torch.Generator().manual_seed(0))
+    fresh_u, fresh_z = curve(1000, 5)
+    error = (fresh_z - process(fresh_u)).abs().quantile(0.68)
+    assert float(error) == pytest.approx(0.1, rel=0.3)
+    # Left-out residuals tell the error at new points; those of the fit itself would be too small.
+    assert float(left.abs().quantile(0.68)) == pytest.approx(float(error), rel=0.15)
+    assert float((z - process(u)).abs().quantile(0.68)) < 0.9 * float(error)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
+def test_a_process_of_any_size(n: int, d: int, k: int) -> None:
+    u = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    z = u[:, :1].expand(n, k).clone()
+    z[:, -1] = 3.0  # a constant
+    process = ProcessMean(d, k)
+    assert process.fit(u, z, torch.Generator().manual_seed(0)).isfinite().all()
+    torch.testing.assert_close(process(u), z, rtol=0, atol=0.05)
+    assert process(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
+
+
 LONG = TrainOptions(max_epochs=200, patience=200)
 
 
@@ -110,7 +134,7 @@ def test_a_committee_of_any_size(n: int, d: int, k: int) -> None:
 def test_members_that_do_not_count_are_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
     u, z = curve(400, 1)
-    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "committee"), hidden=(16, 16)), seed=0)
+    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "committee-gaussian"), hidden=(16, 16)), seed=0)
     everything = torch.ones(400, dtype=torch.bool)
     surrogate.fit(TrainingRows(u, everything, torch.arange(400) % 10 == 0, z, z), LONG, generator)
     assert surrogate.weights.tolist() == [0.0, 1.0]
