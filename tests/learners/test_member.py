@@ -12,7 +12,7 @@ from learners.committee import CommitteeMean
 from learners.member import KINDS, Member
 from learners.process import ProcessMean
 from learners.source import TrainingRows
-from learners.surrogate import Surrogate, SurrogateOptions
+from learners.surrogate import Surrogate, SurrogateOptions, _stack
 from learners.training import TrainOptions
 
 QUICK = TrainOptions(max_epochs=3, patience=3)
@@ -140,6 +140,14 @@ def test_members_that_do_not_count_are_left_out() -> None:
     assert surrogate.weights.tolist() == [0.0, 1.0]
     with torch.no_grad():
         torch.testing.assert_close(surrogate.log_prob(u, z), surrogate.members[1].log_prob(u, z))
+
+
+@pytest.mark.parametrize(("least", "weights"), [(0.01, [0.95, 0.05]), (0.1, [1.0, 0.0])])
+def test_weights_below_the_least_are_none(least: float, weights: list[float]) -> None:
+    # The second member alone explains one simulation in twenty.
+    log_p = torch.zeros(2, 200)
+    log_p[0, :10], log_p[1, 10:] = -50.0, -50.0
+    torch.testing.assert_close(_stack(log_p, least), torch.tensor(weights), rtol=0, atol=1e-3)
 
 
 def test_the_pool_is_the_mean_of_logarithms() -> None:
