@@ -63,15 +63,17 @@ class CommitteeMean(nn.Module):
         self.log_scale = nn.Parameter(torch.full((features,), -1.0))
         self.register_buffer("center", torch.zeros(features))
         self.register_buffer("spread", torch.ones(features))
+        self.register_buffer("standardized", torch.tensor(False))
         self.center: Tensor
         self.spread: Tensor
+        self.standardized: Tensor
 
     def forward(self, u: Tensor) -> Tensor:
         """The mean of `z` at `u`."""
         flat = u.reshape(-1, u.shape[-1])
         # The networks together are wide: many rows at once would take much memory.
         mean = torch.cat([self.each(part).mean(dim=0) for part in flat.split(_CHUNK)])
-        return (mean * self.spread + self.center).reshape(*u.shape[:-1], -1)
+        return (mean * self.spread + self.center).reshape(*u.shape[:-1], mean.shape[-1])
 
     def each(self, u: Tensor) -> Tensor:
         """What every network says of the standardized `z` at `u` `(n, d)`, `(networks, n, k)`."""
@@ -79,12 +81,6 @@ class CommitteeMean(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             value = torch.baddbmm(bias, functional.silu(value) if layer else value, weight)
         return value
-
-    def standardize(self, z: Tensor) -> None:
-        """Takes the scale of the data `z` `(n, k)` as that of what the networks say: once, before the first fit."""
-        self.center.copy_(z.mean(dim=0))
-        spread = z.std(dim=0).nan_to_num(0.0)
-        self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def fit(
         self,
@@ -102,12 +98,21 @@ class CommitteeMean(nn.Module):
             number: A number `(n,)` of each simulation, the same from fit to fit: it tells who does not see it.
             options, generator: As for `fit_flow`, but for the weight decay.
         """
+        if not self.standardized:
+            self._standardize(z[~held_out])
         # Scattered: regular numbers, every tenth say, would fall into few folds.
         fold = ((number * 2654435761) >> 16) % _NETWORKS
         lesson = _Lesson(u, (z - self.center) / self.spread, fold, held_out)
         options = replace(options, weight_decay=_DECAY, max_epochs=planned_epochs(len(lesson), options))
         fit_module(self, lesson, u.device, options, generator)
         return self._left(u, z, fold, held_out)
+
+    def _standardize(self, z: Tensor) -> None:
+        """Takes the scale of `z` for good: what the networks have learned is told in it."""
+        self.center.copy_(z.mean(dim=0))
+        spread = z.std(dim=0).nan_to_num(0.0)
+        self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+        self.standardized.fill_(True)
 
     @torch.no_grad()
     def _left(self, u: Tensor, z: Tensor, fold: Tensor, held_out: Tensor) -> Tensor:

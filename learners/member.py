@@ -125,7 +125,10 @@ class Member(nn.Module):
             # What is subtracted is a copy, and may be large.
             number = evenly(torch.arange(len(u), device=u.device), _REGRESSED)
             u, z, held_out = u[number], z[number], held_out[number]
-            left = self._left(u, z, held_out, number, options, generator)
+            if isinstance(self.mean, CommitteeMean):
+                left = self.mean.fit(u, z, held_out, number, options, generator)
+            else:
+                left = self.mean.fit(u, z, held_out, generator)
             if not self.fitted:
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
@@ -142,26 +145,6 @@ class Member(nn.Module):
         options = TrainOptions(max_epochs=0) if self.kind.flow == "linear" else options
         loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch)
         return loss + float(self.scale.log().sum())
-
-    def _left(
-        self,
-        u: Tensor,
-        z: Tensor,
-        held_out: Tensor,
-        number: Tensor,
-        options: TrainOptions,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Fits the mean; what it leaves of simulations that it has not seen, `(n, k)`."""
-        if isinstance(self.mean, CommitteeMean):
-            if not self.fitted:
-                self.mean.standardize(z[~held_out])
-            return self.mean.fit(u, z, held_out, number, options, generator)
-        assert self.mean is not None
-        left = torch.empty_like(z)
-        left[~held_out] = self.mean.fit(u[~held_out], z[~held_out], generator)
-        left[held_out] = z[held_out] - self.mean(u[held_out])
-        return left
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""

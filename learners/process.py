@@ -57,10 +57,20 @@ class ProcessMean(nn.Module):
         flat = u.reshape(-1, u.shape[-1])
         mean = _with_ones(flat) @ self.linear
         mean = mean + _kernel(flat, self.centers, self.log_length) @ self.coefficients
-        return mean.reshape(*u.shape[:-1], -1)
+        return mean.reshape(*u.shape[:-1], mean.shape[-1])
 
-    def fit(self, u: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Fits to `u` `(n, d)` and `z` `(n, k)`; returns the leave-one-out residuals `(n, k)`."""
+    def fit(self, u: Tensor, z: Tensor, held_out: Tensor, generator: torch.Generator) -> Tensor:
+        """Fits to the rows of `u` `(n, d)` and `z` `(n, k)` that are not `held_out` `(n,)`, continuing.
+
+        Returns:
+            What a process that has not seen a simulation leaves of it, `(n, k)`.
+        """
+        left = torch.empty_like(z)
+        left[~held_out] = self._fit(u[~held_out], z[~held_out], generator)
+        left[held_out] = z[held_out] - self(u[held_out])
+        return left
+
+    def _fit(self, u: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         u64, z64 = u.double(), z.double()
         design = _with_ones(u64)
         gram = design.mT @ design

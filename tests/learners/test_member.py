@@ -65,7 +65,7 @@ def test_the_linear_kind_is_least_squares() -> None:
 def test_a_process_finds_a_curve_and_knows_what_it_leaves() -> None:
     u, z = curve(300, 1)
     process = ProcessMean(2, 2)
-    left = process.fit(u, z, torch.Generator().manual_seed(0))
+    left = process.fit(u, z, torch.zeros(300, dtype=torch.bool), torch.Generator().manual_seed(0))
     fresh_u, fresh_z = curve(1000, 5)
     error = (fresh_z - process(fresh_u)).abs().quantile(0.68)
     assert float(error) == pytest.approx(0.1, rel=0.3)
@@ -80,7 +80,8 @@ def test_a_process_of_any_size(n: int, d: int, k: int) -> None:
     z = u[:, :1].expand(n, k).clone()
     z[:, -1] = 3.0  # a constant
     process = ProcessMean(d, k)
-    assert process.fit(u, z, torch.Generator().manual_seed(0)).isfinite().all()
+    nothing = torch.zeros(n, dtype=torch.bool)
+    assert process.fit(u, z, nothing, torch.Generator().manual_seed(0)).isfinite().all()
     torch.testing.assert_close(process(u), z, rtol=0, atol=0.05)
     assert process(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
 
@@ -91,7 +92,6 @@ LONG = TrainOptions(max_epochs=200, patience=200)
 def committee(u: Tensor, z: Tensor) -> tuple[CommitteeMean, Tensor]:
     torch.manual_seed(0)
     made = CommitteeMean(u.shape[1], z.shape[1], (64, 64))
-    made.standardize(z)
     nothing = torch.zeros(len(u), dtype=torch.bool)
     return made, made.fit(u, z, nothing, torch.arange(len(u)), LONG, torch.Generator().manual_seed(0))
 
@@ -107,6 +107,15 @@ def test_a_committee_finds_a_curve_and_knows_what_it_leaves() -> None:
     # What is left of simulations that were not shown tells the error at new points, of three quarters of the data.
     assert 0.85 < float(left.abs().quantile(0.68) / error) < 1.3
     assert float(fitted) < float(left.abs().quantile(0.68))
+
+
+def test_a_committee_is_not_flattered_by_what_it_has_learned_by_heart() -> None:
+    generator = torch.Generator().manual_seed(3)
+    u, z = torch.randn(60, 5, generator=generator), torch.randn(60, 1, generator=generator)
+    mean, left = committee(u, z)
+    with torch.no_grad():
+        assert float((z - mean(u)).std()) < 0.8 * float(z.std())
+    assert float(left.std()) > 0.9 * float(z.std())
 
 
 def test_single_simulations_that_go_wrong_do_not_move_a_committee() -> None:
