@@ -15,7 +15,13 @@ _WANTED = {
     1000: dict(zip(_TASKS, (0.57, 0.88, 0.54, 0.62, 0.90, 0.56, 0.70), strict=True)),
     10000: dict(zip(_TASKS, (0.51, 0.70, 0.51, 0.52, 0.80, 0.52, 0.58), strict=True)),
 }
-_NAMES = {"ours": "network", "walk": "sampler on the same surrogate", "npe": "`sbi` NPE", "nle": "`sbi` NLE + MCMC"}
+_NAMES = {
+    "ours": "network",
+    "refined": "network, refined",
+    "walk": "sampler on the same surrogate",
+    "npe": "`sbi` NPE",
+    "nle": "`sbi` NLE + MCMC",
+}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -38,7 +44,7 @@ def markdown(table: pd.DataFrame) -> str:
         seeds = sorted(means[1.0]) if 1.0 in means else []
         line.append(f"{seeds[0]:.3f} to {seeds[-1]:.3f}" if len(seeds) > 1 else "")
         wanted = _WANTED.get(int(budget), {}).get(task)
-        line.append(f"{wanted:.2f}" if wanted is not None and method == "ours" else "")
+        line.append(f"{wanted:.2f}" if wanted is not None and method in ("ours", "refined") else "")
         lines.append(" | ".join(line))
     return "\n".join(f"| {line} |" for line in lines)
 

@@ -18,7 +18,7 @@ Pairs of the simulator are *not* draws of the posterior at `beta = 1`. Failures 
 
 from __future__ import annotations
 
-__all__ = ["Cost", "Distance"]
+__all__ = ["Cost", "Distance", "no_distance"]
 
 from collections.abc import Callable, Sequence
 
@@ -82,6 +82,12 @@ class Cost(PairEnsemble):
     def to_log_prob(self, h: Tensor) -> Tensor:
         return -(self.low + self.unit * h)
 
+    def frozen(self) -> Cost:
+        """Without the distance, which may be anything."""
+        small = Cost(no_distance, self.dim_u, self.dim_z, self.hidden, seed=0)
+        small.resume({k: v.detach().cpu().clone() for k, v in self.state_dict().items()})
+        return small.eval().requires_grad_(False)
+
     def _distances(
         self, rows: TrainingRows, chosen: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +124,11 @@ class Cost(PairEnsemble):
                 "learned: return a large number where data are worlds apart"
             )
         return value.double()
+
+
+def no_distance(x: Tensor, target: Tensor) -> Tensor:
+    """Stands where the distance was, in a cost that is only evaluated."""
+    raise DataError("this cost is only evaluated: it has no distance to learn from; fit anew with one")
 
 
 def _targets(rows: TrainingRows, index: Tensor) -> Tensor:

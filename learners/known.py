@@ -78,5 +78,9 @@ class KnownLikelihood(Source):
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         return self.log_prob(u, z)[None]
 
+    def frozen(self) -> KnownLikelihood:
+        """Itself: nothing in it changes."""
+        return self
+
     def as_dict(self) -> dict[str, Any]:
         return {"source": self._name}

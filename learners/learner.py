@@ -278,7 +278,15 @@ class Learner:
         scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)
         embedding = None if embedding is None else embedding.cpu()
         return TemperedPosterior(
-            network, self.whitening, scaling, familiarity, self.names, default_x, metadata, embedding
+            network,
+            self.whitening,
+            scaling,
+            familiarity,
+            self.names,
+            default_x,
+            metadata,
+            embedding,
+            self._fitted().frozen(),
         )
 
     def _teaching(self) -> Teaching:

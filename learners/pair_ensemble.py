@@ -82,7 +82,7 @@ class PairEnsemble(Source):
 
     def __init__(self, dim_u: int, dim_z: int, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.architecture = {"dim_u": dim_u, "dim_z": dim_z, "hidden": list(hidden)}
+        self.dim_u, self.dim_z, self.hidden = dim_u, dim_z, tuple(hidden)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.members = nn.ModuleList([PairNetwork(dim_u, dim_z, hidden) for _ in range(_MEMBERS)])
@@ -141,4 +141,5 @@ class PairEnsemble(Source):
         return self.validity.log_prob(u)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"source": type(self).__name__, "members": len(self.members), **self.architecture}
+        sizes = {"dim_u": self.dim_u, "dim_z": self.dim_z, "hidden": list(self.hidden)}
+        return {"source": type(self).__name__, "members": len(self.members), **sizes}

@@ -24,6 +24,7 @@ from .familiarity import Familiarity
 from .network import PosteriorNetwork
 from .posterior import TemperedPosterior
 from .saved_files import DAMAGE, FORMAT_VERSION, SPEC, TENSORS, damaged, read_spec
+from .saved_source import read_source, save_source
 from .scaling import DataScaling
 from .whitening import whitening_from_dict
 
@@ -56,7 +57,9 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     }
     if embedding is not None:
         spec["embedding"] = embedding.as_dict()
-    text = json.dumps(spec, indent=1)  # first, so that metadata that JSON does not know leaves an old save alone
+    json.dumps(spec)  # first, so that metadata that JSON does not know leaves an old save alone
+    spec["source"] = save_source(posterior.source, posterior.whitening, directory)
+    text = json.dumps(spec, indent=1)
     temporary = directory / f".{TENSORS}.{os.getpid()}"
     save_file(tensors, temporary)
     os.replace(temporary, directory / TENSORS)
@@ -88,6 +91,7 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
             None if spec["default_x"] is None else torch.tensor(spec["default_x"], dtype=torch.float64),
             spec["metadata"],
             _restored(spec.get("embedding"), _part(tensors, "embedding."), embedding),
+            read_source(directory, spec.get("source")),
         )
     except SavedModelError:
         raise  # the embedding: what to do is said

@@ -12,9 +12,10 @@ from __future__ import annotations
 __all__ = ["OnEpoch", "Source", "TrainingRows"]
 
 import abc
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,10 @@ class Source(nn.Module, abc.ABC):
     @abc.abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """What it is made of (JSON values): weights fit only into one that is made of the same."""
+
+    def frozen(self) -> Self:
+        """A copy that only evaluates: on the CPU, without what it takes to be fitted further."""
+        return copy.deepcopy(self).cpu().eval().requires_grad_(False)
 
     def resume(self, weights: dict[str, Tensor]) -> None:
         """Puts this new source where another one was whose `state_dict` is `weights`."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 __all__ = ["Surrogate", "SurrogateOptions"]
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -162,6 +162,19 @@ class Surrogate(Source):
     def as_dict(self) -> dict[str, Any]:
         kinds, hidden = list(self.options.kinds(self.dim_z)), list(self.options.hidden)
         return {"source": "Surrogate", "members": kinds, "dim_u": self.dim_u, "dim_z": self.dim_z, "hidden": hidden}
+
+    def frozen(self) -> Surrogate:
+        """Without members that have no weight: as small as it can be."""
+        used = self.weights.nonzero().squeeze(-1).tolist()
+        kinds = self.options.kinds(self.dim_z)
+        options = replace(self.options, members=tuple(kinds[e] for e in used))
+        small = Surrogate(self.dim_u, self.dim_z, options, self.seed)
+        weights = {k: v for k, v in self.state_dict().items() if not k.startswith("members.")}
+        weights["weights"] = self.weights[used]
+        for place, e in enumerate(used):
+            weights |= {f"members.{place}.{k}": v for k, v in self.members[e].state_dict().items()}
+        small.resume({k: v.detach().cpu().clone() for k, v in weights.items()})
+        return small.eval().requires_grad_(False)
 
     def resume(self, weights: dict[str, Tensor]) -> None:
         super().resume(weights)

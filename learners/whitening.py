@@ -42,6 +42,11 @@ class Whitening(abc.ABC):
 
     dim: int
 
+    @property
+    def exact(self) -> bool:
+        """Whether the prior is quite normal in u, so that the whitening is all there is to know of it."""
+        return True
+
     @abc.abstractmethod
     def to_u(self, theta: Tensor) -> Tensor:
         """Whitened parameters, `(*, d)`, in double precision."""
@@ -135,6 +140,10 @@ class AffineWhitening(Whitening):
 
     def in_support(self, theta: Tensor) -> Tensor:
         return ((theta > self.lower) & (theta < self.upper)).all(dim=-1)
+
+    @property
+    def exact(self) -> bool:
+        return self.prior is None
 
     def log_prior_ratio(self, u: Tensor) -> Tensor:
         if self.prior is None:

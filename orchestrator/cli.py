@@ -128,6 +128,9 @@ def sample(
     beta: Annotated[float, typer.Option(help="Temperature.")] = 1.0,
     n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 1000,
     seed: Annotated[int | None, typer.Option(help="Makes the draws repeatable.")] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Correct the network's draws by what it learned from; takes seconds.")
+    ] = False,
     own_code: OwnCode = False,
 ) -> None:
     """Draw from the tempered posterior."""
@@ -145,7 +148,7 @@ def sample(
         records = RunDirectory(directory).records() if RunDirectory(directory).exists else {}
         columns = (records.get("observation") or {}).get("series", []) if x.endswith((".csv", ".parquet")) else []
         observed = read_observation(ObservationConfig(file=x, columns=columns), Path()).x
-    draws = posterior.sample((n,), x=observed, beta=beta, seed=seed)
+    draws = posterior.sample((n,), x=observed, beta=beta, seed=seed, refine=refine)
     frame = pd.DataFrame(draws.numpy(), columns=list(posterior.names))
     if out.suffix.lower() == ".csv":
         frame.to_csv(out, index=False)

@@ -160,6 +160,7 @@ class ReportData:
         seed: Seed of the campaign.
         usage: Code that uses the model, to be copied.
         posterior: beta to one summary a parameter.
+        efficiency: beta to `TemperedPosterior.efficiency` at the observation; empty where that is not known.
         trained: Whether there is a posterior; if not, the campaign is under way, or waits to be continued.
         failures: The most frequent ones.
         costs: One entry a kind of proposal.
@@ -187,6 +188,7 @@ class ReportData:
     seed: int
     usage: str
     posterior: Mapping[float, Sequence[Summary]] = field(default_factory=dict)
+    efficiency: Mapping[float, float] = field(default_factory=dict)
     trained: bool = True
     failures: Sequence[Failure] = ()
     costs: Sequence[KindCost] = ()

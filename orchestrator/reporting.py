@@ -9,7 +9,7 @@ __all__ = ["comparison", "make_report"]
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import yaml
 
 from learners.posterior import TemperedPosterior
 from learners.training import bounded_threads
+from simulators.errors import RefinementError, SavedModelError
 from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
@@ -53,6 +54,8 @@ _DRAWS = 4000
 _SHOWN_FAILURES = 10
 #: A posterior agrees with a known one if its mean is within one standard deviation and its own is within a factor.
 _STD_FACTOR = 1.6
+#: Efficiency below which the network's own draws should not be used.
+_INEFFICIENT = 0.1
 
 
 def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Comparison], list[Width]]:
@@ -154,10 +157,12 @@ def _answered(
     """`data` with all that needs a posterior."""
     names, betas = posterior.names, report_betas(posterior.beta_range)
     draws: dict[float, Array] = {}
+    efficiency: dict[float, float] = {}
     figures: list[ReportFigure] = []
     recommendation = None
     if observation is not None:
         draws = {b: posterior.sample((_DRAWS,), beta=b, seed=0).double().numpy() for b in betas}
+        efficiency = _efficiency(posterior, betas)
         answers = _posterior_figures(draws, names)
         _begin(renderer, answers)
         bank = load_bank(run, posterior)
@@ -173,6 +178,7 @@ def _answered(
         trained=True,
         usage=_usage(run.path, posterior, run.records(), _example_beta(recommendation)),
         posterior={b: summarize(draws[b], names) for b in draws},
+        efficiency=efficiency,
         recommendation=recommendation,
         comparison=rows,
         comparison_rule=(
@@ -182,7 +188,7 @@ def _answered(
         widths=widths,
         beta_low=posterior.beta_range[0],
         calibration=[_calibration(result) for result in checks],
-        warnings=_warnings(posterior, checks),
+        warnings=_warnings(posterior, checks, efficiency),
         figures=[*figures, *data.figures],
     )
 
@@ -275,8 +281,22 @@ def _calibration(result: CheckResult) -> CalibrationResult:
     return CalibrationResult(result.population, np.array(result.ranks), result.p_values, result.passed, result.verdict)
 
 
-def _warnings(posterior: TemperedPosterior, checks: list[CheckResult]) -> list[str]:
+def _efficiency(posterior: TemperedPosterior, betas: Sequence[float]) -> dict[float, float]:
+    """At the posterior's observation, beta by beta; empty where there is nothing to compare the network with."""
+    try:
+        return {b: posterior.efficiency(beta=b) for b in betas}
+    except (RefinementError, SavedModelError):
+        return {}  # of an earlier version
+
+
+def _warnings(posterior: TemperedPosterior, checks: list[CheckResult], efficiency: Mapping[float, float]) -> list[str]:
     found = []
+    low = [f"{b:g}" for b, share in efficiency.items() if share < _INEFFICIENT]
+    if low:
+        found.append(
+            f"The network is far from what it was distilled from at beta = {', '.join(low)} (efficiency below "
+            f"{_INEFFICIENT:g}): sample with refine=True there."
+        )
     if posterior.default_x is not None:
         z = posterior.features(torch.atleast_2d(posterior.default_x))
         p_value = float(posterior.familiarity.p_value(z)[0])
@@ -313,6 +333,7 @@ def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, A
         f'posterior = TemperedPosterior.load("{path}")',
         f"theta = posterior.sample((1000,), {x}beta={beta:.3g})  # (1000, {posterior.dim_theta})",
         f"log_q = posterior.log_prob(theta, {x}beta={beta:.3g})",
+        f"theta = posterior.sample((1000,), {x}beta={beta:.3g}, refine=True)  # slower, without the network's error",
     ]
     tracked = _mlflow(records)
     if tracked is not None:

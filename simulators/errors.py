@@ -7,6 +7,7 @@ __all__ = [
     "DataError",
     "ObservationError",
     "PriorError",
+    "RefinementError",
     "ResourceError",
     "RunDirectoryError",
     "SavedModelError",
@@ -59,6 +60,10 @@ class RunDirectoryError(TemperflowError):
 
 class SavedModelError(TemperflowError):
     """A saved posterior cannot be read: missing, damaged, or from a newer version."""
+
+
+class RefinementError(TemperflowError):
+    """Draws cannot be refined: what the network was distilled from is not there."""
 
 
 class TrackingError(TemperflowError):

@@ -64,6 +64,33 @@ def test_sample_for_the_observation(hudson: Path, tmp_path: Path, temperflow: Te
     np.testing.assert_allclose(frame, expected, rtol=1e-5)
 
 
+def test_sample_refined(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
+    out = tmp_path / "draws.csv"
+    code, _ = temperflow("sample", hudson, "-n", 20, "--out", out, "--seed", 1, "--refine")
+    assert code == 0
+    expected = TemperedPosterior.load(hudson).sample((20,), seed=1, refine=True)
+    np.testing.assert_allclose(pd.read_csv(out), expected, rtol=1e-4)
+
+
+def test_the_report_says_how_far_the_network_is_from_its_source(hudson: Path) -> None:
+    page = (hudson / "report.html").read_text()
+    assert "efficiency of the network" in page
+    # Trained for the sake of the tests only.
+    assert "sample with refine=True there" in page
+
+
+def test_a_report_of_a_posterior_without_a_source(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
+    copy = Path(shutil.copytree(hudson, tmp_path / "copy"))
+    (copy / "posterior" / "source.safetensors").unlink()
+    assert temperflow("report", copy)[0] == 0
+    page = (copy / "report.html").read_text()
+    assert "The answer at" in page
+    assert "efficiency" not in page
+    code, text = temperflow("sample", copy, "--out", tmp_path / "draws.csv", "--refine")
+    assert code == 1
+    assert "source.safetensors cannot be used" in " ".join(text.split())
+
+
 def test_sample_for_other_data(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
     table = pd.read_csv(EXAMPLE.with_name("hudson_bay_lynx_hare.csv"))
     table["hare"] *= 1.1
