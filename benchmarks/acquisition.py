@@ -3,7 +3,8 @@
     python -m benchmarks.acquisition --tasks two_moons --arms prior,tempered,default --seeds 1,2 --observations 1
 
 Each cell (task, observation, arm, seed) is one campaign through the public `Campaign`, with nothing but
-`acquisition.method` changed, measured by C2ST against exact draws at each beta. `prior` and `sobol` have the same
+`acquisition.method` changed, measured by C2ST against exact draws at each beta, without and with `refine=True` (column
+`refined`). `prior` and `sobol` have the same
 ensemble and training, and are the control arms. The peers (bench extra) know beta = 1 only: `npe` is `sbi`'s neural
 posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds (Deistler, Goncalves & Macke
 2022), `falcon` falcon-sbi's sequential estimation while simulations come. Rows are appended to a Parquet file; what is
@@ -15,6 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from benchmarks.falcon_arm import falcon
+from learners import TemperedPosterior
 from simulators import get_task
 
 #: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
@@ -34,22 +37,25 @@ Draw = Callable[[float], Tensor | None]
 _ROUNDS = 4
 
 
-def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> Draw:
+def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> TemperedPosterior:
     """One of our own arms; all of the budget is for learning."""
     from orchestrator import Campaign
 
     with tempfile.TemporaryDirectory() as folder:
-        result = Campaign(
-            task,
-            observation=x_o.numpy(),
-            budget=budget,
-            directory=Path(folder) / "run",
-            acquisition={"method": method},
-            calibration={"share": 0.0},
-            tracking={"enabled": False},
-            seed=seed,
-        ).run(progress=False)
-    return lambda beta: result.posterior.sample((DRAWS,), beta=beta, seed=seed)
+        return (
+            Campaign(
+                task,
+                observation=x_o.numpy(),
+                budget=budget,
+                directory=Path(folder) / "run",
+                acquisition={"method": method},
+                calibration={"share": 0.0},
+                tracking={"enabled": False},
+                seed=seed,
+            )
+            .run(progress=False)
+            .posterior
+        )
 
 
 def one_round(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
@@ -107,19 +113,34 @@ def main(
                     cell = cells.put(key, _measured(task, number, arm, budget, seed, wanted))
                     scores = ", ".join(f"beta {b:g}: {c:.3f}" for b, c in zip(cell["beta"], cell["c2st"], strict=True))
                     print(f"{task} {number} {arm} seed {seed} ({cell['seconds'][0]:.0f} s): {scores}", flush=True)
-    print(cells.table.groupby(["task", "budget", "arm", "beta"])["c2st"].agg(["mean", "std", "count"]).to_string())
+    groups = cells.table.groupby(["task", "budget", "arm", "beta"])
+    print(groups.agg({"c2st": ["mean", "std", "count"], "refined": "mean"}).to_string())
+
+
+def _drawn(posterior: TemperedPosterior, seed: int, refine: bool, beta: float) -> Tensor:
+    return posterior.sample((DRAWS,), beta=beta, seed=seed, refine=refine)
 
 
 def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: list[float]) -> list[dict[str, float]]:
     x_o = observed(task, number)
     started = time.perf_counter()
     peer = PEERS.get(arm)
-    draw = campaign(task, x_o, budget, arm, seed) if peer is None else peer(task, x_o, budget, seed)
+    refined: Callable[[float], Tensor] | None = None
+    if peer is None:
+        posterior = campaign(task, x_o, budget, arm, seed)
+        draw: Draw = partial(_drawn, posterior, seed, False)
+        refined = partial(_drawn, posterior, seed, True)
+    else:
+        draw = peer(task, x_o, budget, seed)
     seconds = time.perf_counter() - started
     drawn = {beta: draws for beta in betas if (draws := draw(beta)) is not None}
-    exact = [exact_draws(task, number, beta) for beta in drawn]
-    scores = c2st(torch.stack(exact), torch.stack(list(drawn.values()))).tolist()
-    return [{"beta": b, "c2st": score, "seconds": seconds} for b, score in zip(drawn, scores, strict=True)]
+    exact = torch.stack([exact_draws(task, number, beta) for beta in drawn])
+    scores = c2st(exact, torch.stack(list(drawn.values()))).tolist()
+    corrected = [float("nan")] * len(drawn)
+    if refined is not None:
+        corrected = c2st(exact, torch.stack([refined(beta) for beta in drawn])).tolist()
+    rows = zip(drawn, scores, corrected, strict=True)
+    return [{"beta": b, "c2st": score, "refined": better, "seconds": seconds} for b, score, better in rows]
 
 
 if __name__ == "__main__":
