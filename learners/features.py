@@ -14,7 +14,7 @@ from simulators.errors import SavedModelError
 
 from .embedding import Embedding, EmbeddingOptions, check_embedding, check_series
 from .embedding_training import learn_embedding
-from .lattice import lattice_steps, spread
+from .lattice import Lattice, lattice_steps, spread
 from .rows import Rows, evenly
 from .scaling import DataScaling
 from .source import OnEpoch
@@ -57,18 +57,26 @@ class Features:
             x, positions: See above.
             generator: Spreads discrete columns over their cells (`lattice.py`); they stay as they are without one.
         """
-        scaling, steps = self.known_scaling, torch.zeros(x.width, dtype=torch.float64)
-        if generator is not None:
-            steps = lattice_steps(x[evenly(positions, _TYPICAL)])
-            if (steps > 0)[scaling.logarithmic].any():
-                # A logarithm must not meet zero.
-                least = torch.stack([piece.amin(dim=0) for _, piece in x.pieces(positions)]).amin(dim=0)
-                steps = torch.where(scaling.logarithmic, steps.minimum(least), steps)
+        scaling, lattice = self.known_scaling, None if generator is None else self.lattice(x, positions)
 
         def make(piece: Tensor) -> Tensor:
-            return self.embedded(scaling(piece if generator is None else spread(piece, steps, generator)))
+            if generator is None or lattice is None:
+                return self.embedded(scaling(piece))
+            return self.embedded(scaling(spread(piece, lattice.step, generator)))
 
         return self._made(x, positions, make, self.dim)
+
+    def lattice(self, x: Rows, positions: Tensor) -> Lattice | None:
+        """The cells of the columns of `x` whose values, at `positions`, mostly repeat; None if there are no such."""
+        scaling, some = self.known_scaling, x[evenly(positions, _TYPICAL)]
+        steps = lattice_steps(some)
+        if not steps.any():
+            return None
+        if (steps > 0)[scaling.logarithmic].any():
+            # A logarithm must not meet zero.
+            least = torch.stack([piece.amin(dim=0) for _, piece in x.pieces(positions)]).amin(dim=0)
+            steps = torch.where(scaling.logarithmic, steps.minimum(least), steps)
+        return Lattice(steps, some[0].double(), scaling)
 
     @torch.no_grad()
     def embedded(self, z: Tensor) -> Tensor:

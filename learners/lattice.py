@@ -11,13 +11,32 @@ width `h`, which is free of theta.
 
 from __future__ import annotations
 
-__all__ = ["lattice_steps", "spread"]
+__all__ = ["Lattice", "lattice_steps", "spread"]
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .scaling import DataScaling
+
 #: Gaps below this share of a column's range are rounding.
 _ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where data lie on a lattice, and how they are scaled.
+
+    Attributes:
+        step: Width of a cell of each column, zero where there are none, `(k,)`.
+        origin: A value of each column, in the middle of its cell, `(k,)`.
+        scaling: The bijection `x -> z`.
+    """
+
+    step: Tensor
+    origin: Tensor
+    scaling: DataScaling
 
 
 def spread(x: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:

@@ -216,7 +216,8 @@ class Learner:
         z, x = features.of(data.x, valid, self.generator), RowView(data.x, valid)
         z_o = None if self.x_o is None else features(self.x_o)
         flags = (data.valid[kept].to(self.device), self.held_out[kept].to(self.device))
-        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o)
+        lattice = features.lattice(data.x, valid) if features.kind is None else None
+        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, lattice)
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""

@@ -20,10 +20,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from zuko.flows import Flow
 
 from .committee import CommitteeMean
 from .flows import LocationScale, affine_flow, gaussian_flow, spline_flow
+from .lattice import Lattice
 from .process import ProcessMean
+from .rounded import Rounded
 from .rows import evenly
 from .training import TrainOptions, fit_flow
 
@@ -38,7 +41,7 @@ class Kind:
     """What a member is made of.
 
     Arguments:
-        flow: "linear", "gaussian", "affine" or "spline".
+        flow: "linear", "gaussian", "affine", "spline" or "rounded", which is for data on a lattice only.
         full: Whether the regression below the flow has a full covariance that depends on u.
         transforms: Autoregressive transforms above it.
         tailed: Whether splines have affine tails.
@@ -71,6 +74,7 @@ KINDS = {
     "waves": Kind("spline", full=True, transforms=1, tailed=True, waves=2),
     "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
     "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
+    "rounded": Kind("rounded"),
     "committee-gaussian": Kind("gaussian", committee=True),
 }
 
@@ -90,7 +94,10 @@ class Member(nn.Module):
         self.kind, self.features = KINDS[kind], features
         inputs = context * (1 + 2 * self.kind.waves)
         full = self.kind.full and features <= _WIDE
-        if self.kind.flow == "linear":
+        self.flow: Flow | Rounded
+        if self.kind.flow == "rounded":
+            self.flow = Rounded(features, inputs, hidden)
+        elif self.kind.flow == "linear":
             self.flow = gaussian_flow(features, inputs, ())
         elif self.kind.flow == "gaussian":
             self.flow = gaussian_flow(features, inputs, hidden, full)
@@ -117,8 +124,16 @@ class Member(nn.Module):
         options: TrainOptions,
         generator: torch.Generator,
         on_epoch: Callable[[int, float], None] | None = None,
+        lattice: Lattice | None = None,
     ) -> float:
-        """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats."""
+        """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats.
+
+        Infinite, without a fit, where the member is for data on a lattice and these are not.
+        """
+        if isinstance(self.flow, Rounded) and not self.fitted:
+            if lattice is None:
+                return math.inf
+            self.flow.set_lattice(lattice, z[~held_out])
         if self.mean is None:
             v = z
         else:
@@ -136,6 +151,7 @@ class Member(nn.Module):
             v = left / self.scale
         c = self._features(u)
         if self.kind.linear_start and (not self.fitted or self.kind.flow == "linear"):
+            assert not isinstance(self.flow, Rounded)
             regression = self.flow.transform.transforms[0]
             assert isinstance(regression, LocationScale)
             some = evenly((~held_out).nonzero().squeeze(-1), _REGRESSED)
@@ -145,6 +161,10 @@ class Member(nn.Module):
         options = TrainOptions(max_epochs=0) if self.kind.flow == "linear" else options
         loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch)
         return loss + float(self.scale.log().sum())
+
+    def resume(self) -> None:
+        """Says that the weights are those of a fit, if they are: see `fit`."""
+        self.fitted = not isinstance(self.flow, Rounded) or self.flow.has_lattice
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""

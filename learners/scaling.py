@@ -91,6 +91,16 @@ class DataScaling:
         value = torch.where(self.root, value.clamp(min=0.0).square() - 0.5, value)
         return torch.where(self.logarithmic, value.clamp(max=700.0).exp(), value)
 
+    def log_slope(self, z: Tensor) -> Tensor:
+        """`log |dx/dz|` of each column at `z` `(*, k)`, in double precision; finite where `x` is at its bound."""
+        z = z.double()
+        excess = (z.abs() - KNEE).clamp(0.0, 50.0)
+        t = torch.where(z.abs() <= KNEE, z, z.sign() * (KNEE + torch.expm1(excess)))
+        value = t * self.scale + self.center
+        slope = excess + self.scale.log()
+        slope = torch.where(self.root, slope + (2 * value).clamp(min=1e-6).log(), slope)
+        return torch.where(self.logarithmic, slope + value.clamp(max=700.0), slope)
+
     def to(self, device: torch.device | str) -> DataScaling:
         return DataScaling(
             self.logarithmic.to(device), self.center.to(device), self.scale.to(device), self.root.to(device)

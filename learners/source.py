@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from .lattice import Lattice
 from .rows import RowView
 from .training import TrainOptions
 
@@ -39,6 +40,7 @@ class TrainingRows:
         x: Their data as simulated, `(n_valid, m)`, on the CPU; where they are many, in a file.
         z_o: The observations of a targeted campaign, `(m_o, k)`, or None.
         x_o: The same as they are, `(m_o, m)`, or None.
+        lattice: The cells over which values of `z` were spread, or None.
     """
 
     u: Tensor
@@ -48,6 +50,7 @@ class TrainingRows:
     x: Tensor | RowView
     z_o: Tensor | None = None
     x_o: Tensor | None = None
+    lattice: Lattice | None = None
 
 
 class Source(nn.Module, abc.ABC):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 __all__ = ["Surrogate", "SurrogateOptions"]
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -66,8 +67,9 @@ class SurrogateOptions:
         if self.members:
             return self.members
         if dim_x > _SPLINE_DIM:
-            return ("gaussian", "affine", "committee-gaussian", "committee-gaussian")
-        return ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves", "process", "location")
+            return ("gaussian", "affine", "rounded", "committee-gaussian", "committee-gaussian")
+        flows = ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves")
+        return (*flows, "process", "location", "rounded")
 
 
 class Surrogate(Source):
@@ -114,7 +116,7 @@ class Surrogate(Source):
         def fit_member(member: Member, seed: int) -> None:
             with bounded_threads(1):
                 own = torch.Generator().manual_seed(seed)
-                member.fit(context, z, held_out, training, own, on_epoch)
+                member.fit(context, z, held_out, training, own, on_epoch, rows.lattice)
 
         with ThreadPoolExecutor(max(1, threads)) as workers:
             list(workers.map(fit_member, self.members, seeds))
@@ -123,6 +125,9 @@ class Surrogate(Source):
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
             self.weights.copy_(_stack(log_p, _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT))
+        else:
+            fitted = self.weights.new_tensor([float(member.fitted) for member in self.members])  # type: ignore[arg-type]
+            self.weights.copy_(fitted / fitted.sum())
         self.validity.fit(u, valid, generator)
         self.fitted = True
         if log_p is None:
@@ -140,8 +145,8 @@ class Surrogate(Source):
         """`log p_e(z | u)` of the members that count (of all where only one does), shape `(e, *)`."""
         batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
         log_p = self._members(_flat(u, batch), _flat(z, batch)).reshape(-1, *batch)
-        used = self.weights > 0
-        return log_p[used] if used.sum() > 1 else log_p
+        used, fitted = self.weights > 0, torch.tensor([bool(member.fitted) for member in self.members])
+        return log_p[used] if used.sum() > 1 else log_p[fitted]
 
     def sample(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`, from members in proportion to their weights."""
@@ -179,7 +184,7 @@ class Surrogate(Source):
     def resume(self, weights: dict[str, Tensor]) -> None:
         super().resume(weights)
         for member in self.members:
-            member.fitted = True  # type: ignore[assignment]
+            member.resume()  # type: ignore[operator]
 
     @property
     def dim_z(self) -> int:
@@ -192,7 +197,8 @@ class Surrogate(Source):
         return pooled + self.validity.log_prob(u)
 
     def _members(self, u: Tensor, z: Tensor) -> Tensor:
-        return torch.stack([member.log_prob(u, z) for member in self.members])  # type: ignore[operator]
+        never = torch.full_like(u[:, 0], -math.inf)  # those for other data
+        return torch.stack([m.log_prob(u, z) if m.fitted else never for m in self.members])  # type: ignore[operator]
 
 
 def _stack(log_p: Tensor, least: float, iterations: int = 200) -> Tensor:

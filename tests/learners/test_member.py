@@ -34,7 +34,7 @@ def fitted(kind: str, options: TrainOptions = QUICK, n: int = 300) -> tuple[Memb
     return member, loss
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rounded"])  # that of data on a lattice
 def test_every_kind_is_a_density_from_which_it_draws(kind: str) -> None:
     member, loss = fitted(kind)
     u, z = curve(300, 1)
