@@ -2,8 +2,9 @@ r"""One member of the surrogate ensemble: a conditional density `p(z | u)` of on
 
 .. math:: p(z \mid u) = p_\text{flow}\!\left(\frac{z - m(u)}{s} \,\middle|\, \phi(u)\right) \Big/ \prod_j s_j
 
-with the mean `m` of a Gaussian process or a committee (zero where the kind has none) and features `phi`: `u` itself,
-and for some kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)` of the prior's quantile `t = 2 Phi(u) - 1`, in which
+with the mean `m` of a Gaussian process or a committee (zero where the kind has none) and features `phi`: `u`; the
+prior's quantile `t = 2 Phi(u) - 1` of parameters that are not normal, for a simulator that is simple in `theta` is
+simple in it where the prior is uniform; and for some kinds waves `sin(k pi t / 2)`, `cos(k pi t / 2)`, in which
 symmetric and oscillating simulators are simple.
 
 No kind is best: of few simulations a stiff one learns more, of many a flexible one, and a mixture of different ones is
@@ -87,12 +88,16 @@ class Member(nn.Module):
         features: Dimension k of `z`.
         context: Dimension d of `u`.
         hidden: Widths of the hidden layers.
+        curved: Parameters that are not normal.
     """
 
-    def __init__(self, kind: str, features: int, context: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, kind: str, features: int, context: int, hidden: Sequence[int], curved: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.kind, self.features = KINDS[kind], features
-        inputs = context * (1 + 2 * self.kind.waves)
+        self.curved = list(curved)
+        inputs = context * (1 + 2 * self.kind.waves) + len(self.curved)
         full = self.kind.full and features <= _WIDE
         self.flow: Flow | Rounded
         if self.kind.flow == "rounded":
@@ -178,8 +183,10 @@ class Member(nn.Module):
         return z if self.mean is None else z + self.mean(u)
 
     def _features(self, u: Tensor) -> Tensor:
-        if not self.kind.waves:
+        if not self.kind.waves and not self.curved:
             return u
-        t = math.pi / 2 * (2 * torch.special.ndtr(u) - 1)
-        angles = torch.cat([k * t for k in range(1, self.kind.waves + 1)], dim=-1)
-        return torch.cat([u, math.sqrt(2) * angles.sin(), math.sqrt(2) * angles.cos()], dim=-1)
+        t = 2 * torch.special.ndtr(u) - 1
+        parts = [u, math.sqrt(3) * t[..., self.curved]]
+        for k in range(1, self.kind.waves + 1):
+            parts += [math.sqrt(2) * torch.sin(k * math.pi / 2 * t), math.sqrt(2) * torch.cos(k * math.pi / 2 * t)]
+        return torch.cat(parts, dim=-1)

@@ -107,7 +107,8 @@ def _built(spec: dict[str, Any]) -> Source:
     sizes = spec["dim_u"], spec["dim_z"]
     hidden = tuple(spec["hidden"])
     if spec["source"] == "Surrogate":
-        return Surrogate(*sizes, SurrogateOptions(members=tuple(spec["members"]), hidden=hidden), 0)
+        options = SurrogateOptions(members=tuple(spec["members"]), hidden=hidden)
+        return Surrogate(*sizes, options, 0, spec["curved"])
     if spec["source"] == "Ratio":
         return Ratio(*sizes, hidden, 0)
     if spec["source"] == "Cost":

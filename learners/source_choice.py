@@ -71,4 +71,4 @@ class SourceChoice:
             return Ratio(whitening.dim, dim_z, options.hidden, seed)
         if self.distance is not None:
             return Cost(self.distance, whitening.dim, dim_z, options.hidden, seed)
-        return Surrogate(whitening.dim, dim_z, options, seed)
+        return Surrogate(whitening.dim, dim_z, options, seed, whitening.curved)

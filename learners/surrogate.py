@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = ["Surrogate", "SurrogateOptions"]
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -80,17 +81,20 @@ class Surrogate(Source):
         dim_z: Dimension k of `z`.
         options: See `SurrogateOptions`.
         seed: Seed of the initial weights.
+        curved: See `Whitening.curved`.
     """
 
     draws_x: ClassVar[bool] = True
 
-    def __init__(self, dim_u: int, dim_z: int, options: SurrogateOptions, seed: int) -> None:
+    def __init__(
+        self, dim_u: int, dim_z: int, options: SurrogateOptions, seed: int, curved: Sequence[int] = ()
+    ) -> None:
         super().__init__()
-        self.options, self.seed, self.dim_u = options, seed, dim_u
+        self.options, self.seed, self.dim_u, self.curved = options, seed, dim_u, tuple(curved)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             kinds = options.kinds(dim_z)
-            self.members = nn.ModuleList([Member(kind, dim_z, dim_u, options.hidden) for kind in kinds])
+            self.members = nn.ModuleList([Member(kind, dim_z, dim_u, options.hidden, curved) for kind in kinds])
             self.validity = Validity(dim_u)
         self.register_buffer("weights", torch.full((len(kinds),), 1 / len(kinds)))
         self.weights: Tensor
@@ -165,15 +169,21 @@ class Surrogate(Source):
         return self.validity.log_prob(u)
 
     def as_dict(self) -> dict[str, Any]:
-        kinds, hidden = list(self.options.kinds(self.dim_z)), list(self.options.hidden)
-        return {"source": "Surrogate", "members": kinds, "dim_u": self.dim_u, "dim_z": self.dim_z, "hidden": hidden}
+        return {
+            "source": "Surrogate",
+            "members": list(self.options.kinds(self.dim_z)),
+            "dim_u": self.dim_u,
+            "dim_z": self.dim_z,
+            "hidden": list(self.options.hidden),
+            "curved": list(self.curved),
+        }
 
     def frozen(self) -> Surrogate:
         """Without members that have no weight: as small as it can be."""
         used = self.weights.nonzero().squeeze(-1).tolist()
         kinds = self.options.kinds(self.dim_z)
         options = replace(self.options, members=tuple(kinds[e] for e in used))
-        small = Surrogate(self.dim_u, self.dim_z, options, self.seed)
+        small = Surrogate(self.dim_u, self.dim_z, options, self.seed, self.curved)
         weights = {k: v for k, v in self.state_dict().items() if not k.startswith("members.")}
         weights["weights"] = self.weights[used]
         for place, e in enumerate(used):

@@ -21,6 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Log-likelihood of what cannot have made x.
+_IMPOSSIBLE = -1e10
+#: Steps to the next rung while every particle is impossible.
+_SEARCHES = 20
+
 #: `log_likelihood(u, x)`: `u` `(n, p, d)`, index of x `(n,)` -> `(n, p)`; what beta multiplies.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
@@ -148,17 +153,21 @@ class _Walk:
         capped = torch.where(beta >= low * (1 - 1e-9), beta * self.max_ratio[active], following)
         limit = torch.minimum(following, capped) - beta
         small, large = torch.zeros_like(limit), limit.clone()
-        enough = _ess(ell, large) >= options.ess
+        # Where nothing is possible yet, all count alike and say nothing: a few short steps, and moves within the prior.
+        lost = (ell <= _IMPOSSIBLE).all(dim=-1).cpu()
+        enough = (_ess(ell, large) >= options.ess) & ~lost
         for _ in range(25):
             middle = (small + large) / 2
             good = _ess(ell, middle) >= options.ess
             small, large = torch.where(good, middle, small), torch.where(good, large, middle)
         # A floor keeps the climb finite where the likelihood is a needle; moves then do the rest.
         increment = torch.where(enough, limit, torch.maximum(small, limit * 1e-4)).minimum(limit)
+        increment = torch.where(lost, torch.minimum(limit, following / _SEARCHES), increment)
         weights = torch.softmax(increment[:, None].to(ell.device) * ell, dim=-1)
         ess = (1 / (weights.square().sum(-1) * weights.shape[-1])).cpu()
         self._resample(active, weights)
-        self.beta[active] = torch.where(enough & (limit == following - beta), following, beta + increment)
+        there = (enough | lost) & (increment == following - beta)
+        self.beta[active] = torch.where(there, following, beta + increment)
         return ess
 
     def _resample(self, active: Tensor, weights: Tensor) -> None:
@@ -176,7 +185,9 @@ class _Walk:
             crank = k % 4 == 3
             proposal = self._crank_nicolson(u) if crank else self._evolve(u, active, jump=k % 4 == 2)
             ell, ratio = self._evaluate(proposal, active)
-            log_accept = beta * (ell - self.ell[active]) + ratio - self.ratio[active]
+            # From what is impossible the prior leads out: any gain would take a particle to where it never comes back.
+            gain = torch.where(self.ell[active] > _IMPOSSIBLE, beta * (ell - self.ell[active]), 0.0)
+            log_accept = gain + ratio - self.ratio[active]
             if not crank:
                 log_accept = log_accept + 0.5 * (u.square().sum(-1) - proposal.square().sum(-1))
             accept = self._rand(*log_accept.shape).log().to(self.device) < log_accept
@@ -210,9 +221,9 @@ class _Walk:
         return torch.sqrt(1 - size.square()) * u + size * self._randn(n, p, d)
 
     def _evaluate(self, u: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        ell = self.log_likelihood(u, active).float().nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
+        ell = self.log_likelihood(u, active).float().nan_to_num(_IMPOSSIBLE, posinf=_IMPOSSIBLE, neginf=_IMPOSSIBLE)
         ratio = torch.zeros_like(ell) if self.log_prior_ratio is None else self.log_prior_ratio(u)
-        return ell.clamp(min=-1e10), ratio.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
+        return ell.clamp(min=_IMPOSSIBLE), ratio.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
 
     def _randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator).to(self.device)

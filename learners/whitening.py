@@ -47,6 +47,11 @@ class Whitening(abc.ABC):
         """Whether the prior is quite normal in u, so that the whitening is all there is to know of it."""
         return True
 
+    @property
+    def curved(self) -> tuple[int, ...]:
+        """Which parameters are no line in u, neither themselves nor their logarithms."""
+        return ()
+
     @abc.abstractmethod
     def to_u(self, theta: Tensor) -> Tensor:
         """Whitened parameters, `(*, d)`, in double precision."""
@@ -83,6 +88,10 @@ class MarginalWhitening(Whitening):
     def __init__(self, marginals: Sequence[Marginal]) -> None:
         self.marginals = tuple(marginals)
         self.dim = len(self.marginals)
+
+    @property
+    def curved(self) -> tuple[int, ...]:
+        return tuple(i for i, marginal in enumerate(self.marginals) if not _is_line(marginal))
 
     def to_u(self, theta: Tensor) -> Tensor:
         columns = theta.double().unbind(-1)
@@ -144,6 +153,10 @@ class AffineWhitening(Whitening):
     @property
     def exact(self) -> bool:
         return self.prior is None
+
+    @property
+    def curved(self) -> tuple[int, ...]:
+        return tuple((self.lower.isfinite() & self.upper.isfinite()).nonzero().flatten().tolist())
 
     def log_prior_ratio(self, u: Tensor) -> Tensor:
         if self.prior is None:
@@ -272,15 +285,20 @@ def _unbound_log_slope(theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where(below & above, (high - low).clamp(min=1e-300).log() - left.log() - right.log(), slope)
 
 
+def _is_line(marginal: Marginal) -> bool:
+    """Whether the parameter, or its logarithm, is normal."""
+    return not marginal.truncated and marginal.distribution in ("Normal", "LogNormal")
+
+
 def _to_u(marginal: Marginal, theta: Tensor) -> Tensor:
-    if not marginal.truncated and marginal.distribution in ("Normal", "LogNormal"):
+    if _is_line(marginal):
         value = theta if marginal.distribution == "Normal" else theta.log()
         return (value - marginal.arguments["loc"]) / marginal.arguments["scale"]
     return torch.special.ndtri(marginal.cdf(theta).clamp(TINY, 1 - TINY))
 
 
 def _to_theta(marginal: Marginal, u: Tensor) -> Tensor:
-    if not marginal.truncated and marginal.distribution in ("Normal", "LogNormal"):
+    if _is_line(marginal):
         value = marginal.arguments["loc"] + marginal.arguments["scale"] * u
         return value if marginal.distribution == "Normal" else value.exp()
     return marginal.icdf(torch.special.ndtr(u).clamp(TINY, 1 - TINY))

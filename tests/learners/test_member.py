@@ -169,3 +169,16 @@ def test_the_pool_is_the_mean_of_logarithms() -> None:
     with torch.no_grad():
         first, second = surrogate.member_log_prob(u, z)
         torch.testing.assert_close(surrogate.log_prob(u, z), 0.25 * first + 0.75 * second)
+
+
+def test_a_simulator_that_is_a_line_in_a_uniform_parameter_is_one_for_least_squares() -> None:
+    """`z = 3 t + noise` with `t` uniform, whose whitened `u = Phi^{-1}((t + 1) / 2)` is no line."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(500, 1, generator=generator)
+    noise = 0.1 * torch.randn(500, 1, generator=generator)
+    z = 3 * (2 * torch.special.ndtr(u) - 1) + noise
+    held_out = torch.arange(500) % 5 == 0
+    straight, plain = (Member("linear", 1, 1, (8,), curved) for curved in ([0], []))
+    best = 0.5 * math.log(2 * math.pi * math.e * 0.01)
+    assert straight.fit(u, z, held_out, QUICK, generator) < best + 0.15
+    assert plain.fit(u, z, held_out, QUICK, generator) > best + 0.5

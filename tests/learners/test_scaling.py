@@ -101,3 +101,20 @@ def test_counts_have_nearly_constant_noise() -> None:
     assert spread.max() / spread.min() < 1.2
     torch.testing.assert_close(scaling.inverse(scaling(x)), x, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(DataScaling.from_dict(scaling.as_dict())(x), scaling(x))
+
+
+def test_the_slope_is_that_of_the_inverse() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.stack(
+        [
+            torch.randn(500, generator=generator).double(),
+            torch.exp(3 * torch.randn(500, generator=generator)).double(),
+            torch.poisson(torch.full((500,), 6.0), generator=generator).double(),
+        ],
+        dim=1,
+    )
+    scaling = DataScaling.fit(x)
+    assert (scaling.logarithmic.tolist(), scaling.root.tolist()) == ([False, True, False], [False, False, True])
+    z = torch.linspace(-1.5, 8, 50).double()[:, None].expand(50, 3).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(scaling.inverse(z).sum(), z)
+    torch.testing.assert_close(scaling.log_slope(z), slope.log())

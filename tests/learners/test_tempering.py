@@ -63,6 +63,27 @@ def test_impossible_parameters_are_left() -> None:
     assert (walk(log_likelihood, 1, 2).u[..., 0] > 0).all()
 
 
+def test_data_that_next_to_no_parameter_can_make() -> None:
+    """All first particles are impossible; those found later are draws of the prior where it is not."""
+
+    def log_likelihood(u: Tensor, _: Tensor) -> Tensor:
+        return torch.where((u[..., 0] > 2.5) & (u[..., 1] > 1.5), 0.0, -torch.inf)
+
+    options = TemperingOptions(particles=100, moves=8)
+    for seed in range(5):
+        found = temper(log_likelihood, 1, 2, (0.1, 1.0), options, torch.Generator().manual_seed(seed))
+        draws = found.u[found.beta.argmax()]
+        assert (draws[:, 0] > 2.5).all()
+        assert (draws[:, 1] > 1.5).all()
+        assert float(draws.max()) < 5.5
+        assert float(draws[:, 0].mean()) < 3.2  # of the prior beyond 2.5: 2.82
+
+
+def test_data_that_no_parameter_can_make_end_with_the_prior() -> None:
+    found = walk(lambda u, i: torch.full(u.shape[:2], -torch.inf), 1, 2)
+    assert float(found.u[-1].std()) == pytest.approx(1.0, abs=0.1)
+
+
 def test_a_prior_that_is_not_normal() -> None:
     # r(u) turns N(0, 1) into N(1, 0.5^2); the likelihood is flat.
     def ratio(u: Tensor) -> Tensor:

@@ -197,3 +197,14 @@ class _Custom(D.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return D.Normal(1.0, 2.0).log_prob(value).sum(-1)
+
+
+def test_curved_are_the_parameters_that_no_line_in_u_gives() -> None:
+    marginals = {
+        "a": Marginal("Normal", {"loc": 1, "scale": 2}),
+        "b": Marginal("Uniform", {"low": 0, "high": 1}),
+        "c": Marginal("LogNormal", {"loc": 0, "scale": 1}),
+        "d": Marginal("Beta", {"concentration1": 2, "concentration0": 2}),
+    }
+    assert whiten(ProductPrior(marginals)).curved == (1, 3)
+    assert whiten(D.MultivariateNormal(torch.zeros(2), torch.eye(2))).curved == ()
