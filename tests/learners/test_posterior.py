@@ -105,7 +105,8 @@ def test_an_x_unlike_anything_simulated_brings_a_warning(gaussian_posterior: Tem
 class TestSaving:
     def test_what_is_loaded_is_what_was_saved(self, gaussian_posterior: TemperedPosterior, tmp_path: Path) -> None:
         loaded = TemperedPosterior.load(gaussian_posterior.save(tmp_path))
-        assert {path.name for path in tmp_path.iterdir()} == {"posterior.json", "posterior.safetensors", "source.safetensors"}
+        files = {path.name for path in tmp_path.iterdir()}
+        assert files == {"posterior.json", "posterior.safetensors", "source.safetensors"}
         assert (loaded.names, loaded.beta_range) == (gaussian_posterior.names, gaussian_posterior.beta_range)
         for call in (lambda p: p.sample((9,), x=X_O, seed=1), lambda p: p.log_prob([[0.1, 0.2]], x=X_O, beta=0.3)):
             torch.testing.assert_close(call(loaded), call(gaussian_posterior))
