@@ -26,6 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from simulators.errors import DataError
+
 from .member import Member
 from .memory import Parts
 from .source import OnEpoch, Source, TrainingRows
@@ -112,6 +114,9 @@ class Surrogate(Source):
 
         Returns:
             Held-out loss of the pooled ensemble, `-mean log p(z | u)` in nats.
+
+        Raises:
+            DataError: No member is for such data.
         """
         u, z, valid = rows.u, rows.z, rows.valid
         context, held_out = u[valid], rows.held_out[valid]
@@ -124,6 +129,11 @@ class Surrogate(Source):
 
         with ThreadPoolExecutor(max(1, threads)) as workers:
             list(workers.map(fit_member, self.members, seeds))
+        if not any(bool(member.fitted) for member in self.members):
+            raise DataError(
+                "the surrogate's only members are for counts and other values that repeat, but no column of x is like "
+                "that; choose other members, or leave the choice to temperflow"
+            )
         _, scored = told_apart(held_out)
         with torch.no_grad():
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None

@@ -202,6 +202,7 @@ class LearnerConfig(_Model):
             "waves",
             "process",
             "location",
+            "rounded",
             "committee-gaussian",
         ]
     ] = []

@@ -16,6 +16,7 @@ from learners.scaling import DataScaling
 from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions
 from learners.training import TrainOptions
+from simulators.errors import DataError
 
 LONG = TrainOptions(max_epochs=60, patience=60, learning_rate=5e-3)
 
@@ -188,6 +189,15 @@ def test_without_a_lattice_it_does_not_count() -> None:
     assert not again.members[0].fitted
     assert torch.equal(again.log_prob(u, z), surrogate.log_prob(u, z))
     assert torch.equal(surrogate.frozen().log_prob(u, z), surrogate.log_prob(u, z))
+
+
+def test_alone_it_is_refused_without_a_lattice() -> None:
+    u, x = counting(300, 1)
+    z = x.log1p().float() + 0.1 * torch.randn(x.shape)
+    surrogate = Surrogate(2, 3, SurrogateOptions(members=("rounded",), hidden=(16,)), seed=0)
+    rows = TrainingRows(u, torch.ones(300, dtype=torch.bool), torch.arange(300) % 10 == 0, z, z)
+    with pytest.raises(DataError, match="choose other members"):
+        surrogate.fit(rows, TrainOptions(max_epochs=1), torch.Generator())
 
 
 def test_of_counts_it_takes_the_weight_and_goes_on_after_a_restart() -> None:
