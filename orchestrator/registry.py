@@ -104,6 +104,7 @@ def _save(path: Path, folder: Path, posterior: TemperedPosterior, model_id: str,
             ParamSpec("beta", DataType.double, beta),
             ParamSpec("num_samples", DataType.long, 1000),
             ParamSpec("seed", DataType.long, 0),
+            ParamSpec("refine", DataType.boolean, False),
         ]
     )
     needed = _REQUIREMENTS if DrawingPosterior.load(folder) else (*_REQUIREMENTS, *_TORCH)

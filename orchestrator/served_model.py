@@ -31,12 +31,12 @@ _SERVER = "mlflow.pyfunc.scoring_server.app"
 
 
 class PosteriorModel(PythonModel):
-    """`predict(df, params={"beta": 1.0, "num_samples": 1000, "seed": 0})` -> posterior draws."""
+    """`predict(df, params={"beta": 1.0, "num_samples": 1000, "seed": 0, "refine": False})` -> posterior draws."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.posterior = DrawingPosterior.load(context.artifacts["posterior"]) or _WithTorch(
-            context.artifacts["posterior"]
-        )
+        folder = context.artifacts["posterior"]
+        self.posterior = DrawingPosterior.load(folder) or _WithTorch(folder)
+        self._refiner: _WithTorch | None = None
         # Made once, of plain texts: pandas' own take longer to make than the draws of a feature.
         self.columns = pd.Index(["row", *self.posterior.names], dtype=object)
         if _SERVER in sys.modules:
@@ -60,7 +60,11 @@ class PosteriorModel(PythonModel):
             )
         try:
             x = model_input.to_numpy(dtype=np.float64)
-            draws = self.posterior.sample_batched(count, x, float(options["beta"]), seed)
+            beta = float(options["beta"])
+            if options.get("refine", False):
+                draws = self._with_torch(context).sample_batched(count, x, beta, seed, refine=True)
+            else:
+                draws = self.posterior.sample_batched(count, x, beta, seed)
         except (TemperflowError, ValueError, TypeError) as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         values = _decimals(draws.swapaxes(0, 1).reshape(-1, draws.shape[-1]))
@@ -68,9 +72,20 @@ class PosteriorModel(PythonModel):
         frame.columns = self.columns
         return frame
 
+    def _with_torch(self, context: PythonModelContext) -> _WithTorch:
+        """What refines: made when it is first asked for."""
+        if isinstance(self.posterior, _WithTorch):
+            return self.posterior
+        if self._refiner is None:
+            try:
+                self._refiner = _WithTorch(context.artifacts["posterior"])
+            except ImportError as error:
+                raise ValueError(f"refine needs torch and zuko where the model runs, but: {error}") from error
+        return self._refiner
+
 
 class _WithTorch:
-    """A posterior with an embedding, or of an unusual prior."""
+    """A posterior with an embedding, or of an unusual prior, or one that refines."""
 
     def __init__(self, folder: str) -> None:
         from learners.posterior import TemperedPosterior
@@ -78,8 +93,8 @@ class _WithTorch:
         self._posterior = TemperedPosterior.load(folder)
         self.names = self._posterior.names
 
-    def sample_batched(self, count: int, x: np.ndarray, beta: float, seed: int) -> np.ndarray:
-        return self._posterior.sample_batched((count,), x, beta, seed).numpy()
+    def sample_batched(self, count: int, x: np.ndarray, beta: float, seed: int, refine: bool = False) -> np.ndarray:
+        return self._posterior.sample_batched((count,), x, beta, seed, refine=refine).numpy()
 
 
 def _decimals(values: np.ndarray) -> np.ndarray:
