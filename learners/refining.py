@@ -71,10 +71,12 @@ class Refiner:
     @torch.no_grad()
     def draw(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:
         """`n` draws `u` of the tempered posterior of each `z` `(m, k)` at `beta` `(m,)`: `(n, m, d)`."""
-        size, generator = max(n, _FEWEST), _generator(seed)
+        walks, generator = -(-max(1, n) // _AT_ONCE), _generator(seed)
+        size = max(-(-n // walks), _FEWEST)
         step = max(1, _AT_ONCE // size)
-        parts = zip(z.split(step), beta.split(step), strict=True)
-        return torch.cat([self._walk(size, *part, generator)[:n] for part in parts], dim=1)
+        parts = list(zip(z.split(step), beta.split(step), strict=True))
+        draws = [torch.cat([self._walk(size, *part, generator) for part in parts], dim=1) for _ in range(walks)]
+        return torch.cat(draws)[:n]
 
     @torch.no_grad()
     def efficiency(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:

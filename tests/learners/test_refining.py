@@ -80,8 +80,20 @@ def test_many_observations_at_once(ignorant: TemperedPosterior, linear_gaussian:
     assert off.mean(dim=0).abs().max() < 0.05
 
 
+def test_more_draws_than_are_walked_at_once(
+    ignorant: TemperedPosterior, linear_gaussian: LinearGaussian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learners.refining._AT_ONCE", 1000)
+    draws = ignorant.sample((2500,), x=X, seed=0, refine=True)
+    assert draws.shape == (2500, 2)
+    assert len(draws.unique(dim=0)) > 2300
+    exact = linear_gaussian.posterior(X, 1.0)
+    assert ((draws.mean(dim=0) - exact.mean).abs() < 0.1 * exact.covariance_matrix.diagonal().sqrt()).all()
+
+
 def test_shapes_and_seeds(ignorant: TemperedPosterior) -> None:
     assert ignorant.sample((), x=X, refine=True).shape == (2,)
+    assert ignorant.sample((0,), x=X, refine=True).shape == (0, 2)
     assert ignorant.sample((3, 4), x=X, refine=True).shape == (3, 4, 2)
     one, two, other = (ignorant.sample((50,), x=X, seed=s, refine=True) for s in (1, 1, 2))
     assert torch.equal(one, two)
