@@ -57,6 +57,7 @@ def sbc_ranks(
     draws: int = 200,
     log_weight: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
+    refine: bool = False,
 ) -> Calibration:
     """Ranks of `theta` `(n, d)` among draws of the posterior at beta = 1 given `x` `(n, k)`.
 
@@ -68,6 +69,7 @@ def sbc_ranks(
         draws: Posterior draws for each x; with weights, ten times as many are drawn.
         log_weight: `log g(theta) - log p(theta)` for `(m, d)`, if the population is not the prior.
         seed: Makes the ranks repeatable.
+        refine: Check refined draws: what is still rejected is an error of what the network was distilled from.
     """
     n, d = theta.shape
     count = draws if log_weight is None else 10 * draws
@@ -76,7 +78,7 @@ def sbc_ranks(
         # Rare x of the population are no surprise here.
         warnings.simplefilter("ignore")
         drawn = torch.cat(
-            [posterior.sample_batched((count,), p, beta=1.0, seed=seed + i) for i, p in enumerate(parts)],
+            [posterior.sample_batched((count,), p, 1.0, seed + i, refine=refine) for i, p in enumerate(parts)],
             dim=1,
         )
     weights = torch.full((count, n), 1.0 / count)

@@ -49,8 +49,12 @@ class CheckResult:
         return f"Miscalibrated: with {n} simulations the ranks of at least one parameter are not uniform."
 
 
-def check(run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int) -> list[CheckResult]:
+def check(
+    run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int, refine: bool = False
+) -> list[CheckResult]:
     """Ranks the simulations kept from training, writes `calibration.json`, returns one result a population.
+
+    With `refine` the ranks are among refined draws, and nothing is written: the report is about the network.
 
     A campaign at temperatures without 1 cannot be checked by SBC and gives an empty list; nor can the posterior of a
     cost, of which the simulator's pairs are no draws.
@@ -66,15 +70,16 @@ def check(run: RunDirectory, posterior: TemperedPosterior, draws: int, seed: int
         prior = kind == ProposalKind.CALIBRATION_PRIOR
         tempered = fresh & (kind == ProposalKind.CALIBRATION_TEMPERED)
         if prior.sum() >= _MIN_ROWS:
-            ranks = _ranks(posterior, theta[prior], x[prior], "the prior", draws, seed, None)
+            ranks = _ranks(posterior, theta[prior], x[prior], "the prior", draws, seed, None, refine)
             results.append(_plain("prior", ranks))
         if tempered.sum() >= _MIN_ROWS and posterior.default_x is not None:
             population = (
                 f"the part of the prior that the tempered posterior of the observation at beta = {low:g} occupies"
             )
-            ranks = _ranks(posterior, theta[tempered], x[tempered], population, draws, seed, low)
+            ranks = _ranks(posterior, theta[tempered], x[tempered], population, draws, seed, low, refine)
             results.append(_plain("tempered", ranks))
-    run.write("calibration.json", json.dumps([asdict(r) for r in results]))
+    if not refine:
+        run.write("calibration.json", json.dumps([asdict(r) for r in results]))
     return results
 
 
@@ -92,6 +97,7 @@ def _ranks(
     draws: int,
     seed: int,
     beta_low: float | None,
+    refine: bool,
 ) -> Calibration:
     def log_weight(values: torch.Tensor) -> torch.Tensor:
         assert beta_low is not None
@@ -105,6 +111,7 @@ def _ranks(
         draws,
         None if beta_low is None else log_weight,
         seed,
+        refine,
     )
 
 

@@ -158,14 +158,21 @@ def sample(
 
 
 @app.command(epilog="Example: temperflow check runs/hudson_bay")
-def check(directory: RunDir, own_code: OwnCode = False) -> None:
+def check(
+    directory: RunDir,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Check refined draws: what is still rejected is not the network's error.")
+    ] = False,
+    own_code: OwnCode = False,
+) -> None:
     """Check the posterior's calibration (SBC) on the simulations kept from training."""
     from .checking import check as check_run
     from .learner_parts import load_own_posterior
 
     run = RunDirectory(directory)
     settings = run.records()["config"]
-    results = check_run(run, load_own_posterior(run, own_code), settings["calibration"]["draws"], settings["seed"])
+    posterior = load_own_posterior(run, own_code)
+    results = check_run(run, posterior, settings["calibration"]["draws"], settings["seed"], refine)
     if not results:
         raise ConfigError(
             "there are too few simulations to check with (at least 20 a population), or beta = 1 is outside the "

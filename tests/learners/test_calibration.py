@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal
 
 from learners import TemperedPosterior
 from learners.calibration import Calibration, sbc_ranks
+from learners.known import KnownLikelihood
 
 Build = Callable[..., TemperedPosterior]
 
@@ -43,6 +44,21 @@ def test_a_right_posterior_passes(exact_posterior: Build, population: Multivaria
 @pytest.mark.parametrize("factor", [0.6, 1.6])
 def test_a_wrong_width_is_found(exact_posterior: Build, population: MultivariateNormal, factor: float) -> None:
     assert not ranks(exact_posterior(0.5, factor), population, 0.5).passed
+
+
+def test_refined_draws_of_a_wrong_network_pass(exact_posterior: Build) -> None:
+    """The source is right; so are draws that it corrects."""
+    wrong = exact_posterior(0.5, 0.6)
+
+    def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
+        return -2 * (x - theta).square().sum(dim=-1)
+
+    wrong.source = KnownLikelihood(log_likelihood, wrong.whitening, wrong.scaling)
+    torch.manual_seed(1)
+    theta = PRIOR.sample((200,))
+    x = theta + 0.5 * torch.randn(200, 2)
+    assert not sbc_ranks(wrong, theta, x, "test").passed
+    assert sbc_ranks(wrong, theta, x, "test", refine=True).passed
 
 
 def test_without_weights_the_ranks_of_a_part_are_not_uniform(exact_posterior: Build) -> None:

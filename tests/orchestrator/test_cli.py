@@ -26,7 +26,12 @@ def hudson(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     """The demo's run directory, on a small budget."""
     folder = tmp_path_factory.mktemp("hudson")
     settings = {f"learner.{k}": v for k, v in QUICK.items()}
-    settings |= {"budget.simulations": 400, "calibration.share": 0.2, "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
+    settings |= {
+        "budget.simulations": 400,
+        "calibration.share": 0.2,
+        "calibration.draws": 50,
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+    }
     arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["temperflow", "run", str(EXAMPLE), "--dir", str(folder / "run"), *arguments])
@@ -110,6 +115,14 @@ def test_check_and_report_can_be_made_again(hudson: Path, temperflow: Temperflow
     code, _ = temperflow("report", hudson)
     assert code == 0
     assert (hudson / "report.html").exists()
+
+
+def test_check_of_refined_draws_leaves_the_record_alone(hudson: Path, temperflow: Temperflow) -> None:
+    before = json.loads((hudson / "calibration.json").read_text())
+    code, text = temperflow("check", hudson, "--refine")
+    assert code == 0
+    assert "SBC over the prior" in text
+    assert json.loads((hudson / "calibration.json").read_text()) == before
 
 
 @pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "explore", "sync"])
