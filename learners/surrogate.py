@@ -138,7 +138,8 @@ class Surrogate(Source):
         with torch.no_grad():
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
-            self.weights.copy_(_stack(log_p, _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT))
+            least = _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT
+            self.weights.copy_(_stack(log_p, self.options.kinds(self.dim_z), least))
         else:
             fitted = self.weights.new_tensor([float(member.fitted) for member in self.members])  # type: ignore[arg-type]
             self.weights.copy_(fitted / fitted.sum())
@@ -221,12 +222,17 @@ class Surrogate(Source):
         return torch.stack([m.log_prob(u, z) if m.fitted else never for m in self.members])  # type: ignore[operator]
 
 
-def _stack(log_p: Tensor, least: float, iterations: int = 200) -> Tensor:
-    """Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`."""
+def _stack(log_p: Tensor, kinds: Sequence[str], least: float, iterations: int = 200) -> Tensor:
+    """Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`.
+
+    Members of one kind have the same weight: they differ by chance, which is not worth choosing among.
+    """
+    same = torch.tensor([[float(a == b) for b in kinds] for a in kinds], device=log_p.device)
+    same /= same.sum(dim=1, keepdim=True)
     weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
     for _ in range(iterations):
-        weights = torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
+        weights = same @ torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
     weights = torch.where(weights < min(least, float(weights.max())), 0.0, weights)
     return weights / weights.sum()
 
