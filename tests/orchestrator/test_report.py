@@ -261,7 +261,7 @@ def test_no_fitting_temperature_is_said(data: ReportData, tmp_path: Path) -> Non
 def test_efficiency_is_told_where_it_is_known(data: ReportData, tmp_path: Path) -> None:
     assert "efficiency" not in page_of(data, tmp_path).text
     text = page_of(dataclasses.replace(data, efficiency={0.1: 0.875, 1.0: 0.25}), tmp_path).text
-    assert "efficiency of the network 0.88 0.25" in text
+    assert "efficiency 0.88 0.25" in text
     assert "temperflow sample --refine" in text
 
 
