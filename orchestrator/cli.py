@@ -161,7 +161,10 @@ def sample(
 def check(
     directory: RunDir,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Check refined draws: what is still rejected is not the network's error.")
+        bool,
+        typer.Option(
+            "--refine", help="Check refined draws: what is still rejected is not the network's error. Takes minutes."
+        ),
     ] = False,
     own_code: OwnCode = False,
 ) -> None:
@@ -172,6 +175,8 @@ def check(
     run = RunDirectory(directory)
     settings = run.records()["config"]
     posterior = load_own_posterior(run, own_code)
+    if refine:
+        console.print("refining draws for every simulation kept from training: this takes minutes")
     results = check_run(run, posterior, settings["calibration"]["draws"], settings["seed"], refine)
     if not results:
         raise ConfigError(
