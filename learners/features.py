@@ -50,19 +50,26 @@ class Features:
         return self.embedded(self.known_scaling(x))
 
     @torch.no_grad()
-    def of(self, x: Rows, positions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def of(
+        self,
+        x: Rows,
+        positions: Tensor,
+        lattice: Lattice | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """`z` `(m, k)` of the rows of `x` at `positions` `(m,)`, made a piece at a time.
 
         Arguments:
             x, positions: See above.
-            generator: Spreads discrete columns over their cells (`lattice.py`); they stay as they are without one.
+            lattice: Cells over which discrete columns are spread (`lattice.py`); they stay as they are without.
+            generator: Source of randomness of what is spread.
         """
-        scaling, lattice = self.known_scaling, None if generator is None else self.lattice(x, positions)
+        scaling = self.known_scaling
 
         def make(piece: Tensor) -> Tensor:
-            if generator is None or lattice is None:
-                return self.embedded(scaling(piece))
-            return self.embedded(scaling(spread(piece, lattice.step, generator)))
+            if lattice is not None and generator is not None:
+                piece = spread(piece, lattice.step, generator)
+            return self.embedded(scaling(piece))
 
         return self._made(x, positions, make, self.dim)
 

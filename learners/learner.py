@@ -213,11 +213,12 @@ class Learner:
         """What the source learns from."""
         data, features, kept = self.data, self.features, _positions(~self.shown)
         valid = self._kept()
-        z, x = features.of(data.x, valid, self.generator), RowView(data.x, valid)
+        lattice = features.lattice(data.x, valid)
+        z, x = features.of(data.x, valid, lattice, self.generator), RowView(data.x, valid)
         z_o = None if self.x_o is None else features(self.x_o)
         flags = (data.valid[kept].to(self.device), self.held_out[kept].to(self.device))
-        lattice = features.lattice(data.x, valid) if features.kind is None else None
-        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, lattice)
+        cells = lattice if features.kind is None else None  # those of x are none of an embedding's
+        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, cells)
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""

@@ -8,7 +8,7 @@ end (rounded Gaussian kernels, Canale & Dunson 2011, JASA 106). On the root scal
 counts of any mean, those near zero included, where a density of spread values (`lattice.py`) has steps that no flow
 learns from few simulations. For counts on that scale `m` and `s` start from those of a Poisson count with the mean
 `lambda_j(u)`, whose logarithm is what the network says: where next to nothing is counted, nothing is learned of
-`lambda`, and a logarithm goes on as it was going.
+`lambda`, and a logarithm goes on as it was going. In units of the root of the count, before they are scaled,
 
 .. math:: m_j = \sqrt{\lambda_j + 0.3 - 0.1\, e^{-\lambda_j}}, \qquad s_j = (0.5 - 0.2\, e^{-\lambda_j})\, e^{r_j(u)}
 

@@ -16,7 +16,8 @@ def spread(x: torch.Tensor, scaling: DataScaling, generator: torch.Generator) ->
     features, rows = Features(None, EmbeddingOptions(), torch.device("cpu")), Rows()
     features.scaling = scaling
     rows.append(x)
-    return features.of(rows, torch.arange(len(x)), generator)
+    everything = torch.arange(len(x))
+    return features.of(rows, everything, features.lattice(rows, everything), generator)
 
 
 def data(n: int = 500) -> torch.Tensor:

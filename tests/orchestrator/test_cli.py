@@ -80,8 +80,16 @@ def test_sample_refined(hudson: Path, tmp_path: Path, temperflow: Temperflow) ->
 def test_the_report_says_how_far_the_network_is_from_its_source(hudson: Path) -> None:
     page = (hudson / "report.html").read_text()
     assert "Efficiency is the effective share" in page
-    # Trained for the sake of the tests only.
-    assert "sample with refine=True there" in page
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1.01, True), (0.0, False)])
+def test_the_report_warns_of_a_network_that_is_far_from_its_source(
+    hudson: Path, tmp_path: Path, temperflow: Temperflow, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool
+) -> None:
+    copy = Path(shutil.copytree(hudson, tmp_path / "copy"))
+    monkeypatch.setattr("orchestrator.reporting._INEFFICIENT", limit)
+    assert temperflow("report", copy)[0] == 0
+    assert ("sample with refine=True there" in (copy / "report.html").read_text()) == told
 
 
 def test_a_report_of_a_posterior_without_a_source(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
