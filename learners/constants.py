@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["BOUND", "GATE", "KNEE", "LOG_SLOPE", "MAX_LOG_SCALE", "MIN_POSITIVE", "TINY"]
+__all__ = [
+    "BOUND",
+    "GATE",
+    "KNEE",
+    "LOG_DEGREES",
+    "LOG_SCALES",
+    "LOG_SLOPE",
+    "MAX_LOG_SCALE",
+    "MIN_POSITIVE",
+    "SCORING_STEPS",
+    "TINY",
+]
 
 import math
 
@@ -20,3 +31,9 @@ MAX_LOG_SCALE = 12.0
 BOUND = 5.0
 #: Logarithm of the largest slope of a bin, and of the inverse of the smallest.
 LOG_SLOPE = -math.log(1e-3)
+#: Between these lie the logarithms of an emulator's scales: a number that is deterministic must not rule alone.
+LOG_SCALES = (-7.0, 5.0)
+#: Between these lie the logarithms of an emulator's degrees of freedom.
+LOG_DEGREES = (0.7, 6.0)
+#: Steps from the first guess of where a posterior lies.
+SCORING_STEPS = 3

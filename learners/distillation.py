@@ -18,7 +18,7 @@ __all__ = ["DistillationOptions", "distill"]
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -38,6 +38,8 @@ _DIVERGED = 0.5
 _PIECE = 8192
 #: How often a group of the network's own draws is used in a pass: to draw them costs more than to learn from them.
 _USES = 4
+#: Passes that the same joint draws serve: to make them costs a third of what it costs to learn from them.
+_KEPT = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class DistillationOptions:
     """How the network is fitted.
 
     Arguments:
-        pairs: Pairs `(u, x, beta)` of particles and joint draws in a pass; each pass draws them anew.
+        pairs: Pairs `(u, x, beta)` of particles and joint draws in a pass; the former are drawn anew for each pass, the
+            latter for every third.
         epochs: Passes.
         batch_size: Such pairs a step.
         learning_rate: Peak of the schedule.
@@ -65,6 +68,11 @@ class DistillationOptions:
     group: int = 8
     own_share: float = 1.0
     own_after: float = 0.2
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.epochs * max(1, self.pairs // self.batch_size)
 
 
 def distill(
@@ -97,7 +105,7 @@ def distill(
     best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
     score = best
     for epoch in range(options.epochs):
-        if epoch:
+        if epoch and epoch % _KEPT == 0:
             lesson.renew()
         own = epoch + 1 > options.own_after * options.epochs
         for losses in lesson.steps_of_a_pass(descent.averaged if own else None):
@@ -128,7 +136,9 @@ class _Lesson:
         options: DistillationOptions,
         generator: torch.Generator,
     ) -> None:
-        self.network, self.banks, self.target, self.generator = network, banks, target, generator
+        self.network, self.target, self.generator = network, target, generator
+        # In a lesson z is what the network is told: the scaled data come first.
+        self.banks = [replace(bank, z=network.told(bank.z)) for bank in banks]
         parts = [source.split(_HELD_OUT) for source in joint]
         self.joint, self.joint_held_out = [first for first, _ in parts], [second for _, second in parts]
         self.size = min(options.group, *(bank.particles.u.shape[1] - 1 for bank in banks))
@@ -143,6 +153,7 @@ class _Lesson:
         #: Parts into which a step can be taken, each with some of everything.
         self.most_parts = min(self.groups, self.own_groups or self.groups)
         self._drawing = Parts("drawing from the network")
+        self._pairs: tuple[Tensor, Tensor] | None = None
 
     def held_out(self) -> tuple[Tensor, Tensor]:
         """Pairs that are not learned from, `u` and context."""
@@ -153,7 +164,7 @@ class _Lesson:
             for bank, k in zip(self.banks, _counts(round(share * n), self.banks), strict=True)
         ]
         of_joint = [
-            (*source.draw(k, self.generator), torch.ones(k, device=source.u.device))
+            (*self._told(*source.draw(k, self.generator)), torch.ones(k, device=source.u.device))
             for source, k in zip(self.joint_held_out, _counts(round((1 - share) * n), self.joint), strict=True)
         ]
         u, z, beta = (torch.cat(column) for column in zip(*of_banks, *of_joint, strict=True))
@@ -161,13 +172,16 @@ class _Lesson:
 
     def renew(self) -> None:
         """Other joint draws for the passes to come, where there are others."""
-        self.joint = [source.renewed() for source in self.joint]
+        self.joint, self._pairs = [source.renewed() for source in self.joint], None
 
     def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Tensor]]]:
         """For every step its loss in so many terms; `teacher` gives the own draws, None for none."""
         particles = self._particles(self.steps * self.groups, self.size)
         particles = particles.take(self._shuffled(len(particles)))
-        u, z = self._joint(self.steps * self.joint_pairs)
+        if self._pairs is None:
+            self._pairs = self._joint(self.steps * self.joint_pairs)
+        order = self._shuffled(len(self._pairs[0]))
+        u, z = (column[order] for column in self._pairs)
         own = None if teacher is None or not self.own_groups else self._own(teacher)
         turns = None if own is None else torch.cat([self._shuffled(len(own)) for _ in range(_USES)])
         for k in range(self.steps):
@@ -206,7 +220,10 @@ class _Lesson:
         counts = zip(self.joint, _counts(n, self.joint), strict=True)
         u, z = (torch.cat(part) for part in zip(*(source.draw(k, self.generator) for source, k in counts), strict=True))
         order = self._shuffled(n)
-        return u[order], z[order]
+        return self._told(u[order], z[order])
+
+    def _told(self, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return u, self.network.told(z)
 
     @torch.no_grad()
     def _own(self, teacher: Flow) -> Groups:
@@ -228,7 +245,8 @@ class _Lesson:
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
         # A draw that overflowed says nothing; its group goes on with one point fewer.
         points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])
-        return Groups(points, z, beta, self.target(points, beta, self.target.log_likelihood(points, z)))
+        log_likelihood = self.target.log_likelihood(points, z[:, : self.network.dim_z])
+        return Groups(points, z, beta, self.target(points, beta, log_likelihood))
 
     def _shuffled(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator).to(self.banks[0].z.device)

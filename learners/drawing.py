@@ -1,8 +1,8 @@
 r"""A saved posterior that does nothing but draw, and does so without torch.
 
 Importing torch takes longer than everything else before a first draw, and a service needs no gradients. The formulas
-are those of `PosteriorNetwork`, `DataScaling`, `Familiarity` and `Whitening`, in NumPy; draws with a seed are those of
-`TemperedPosterior`, but for rounding.
+are those of `PosteriorNetwork`, `Guide`, `DataScaling`, `Familiarity` and `Whitening`, in NumPy; draws with a seed are
+those of `TemperedPosterior`, but for rounding.
 
 .. math:: \theta = T^{-1}\big(f^{-1}(\epsilon \mid z(x), \beta)\big), \qquad \epsilon \sim \mathcal N(0, I)
 """
@@ -23,8 +23,9 @@ from safetensors.numpy import load_file
 from threadpoolctl import ThreadpoolController
 
 from .asking import check_beta, check_x, noise, pieces, unlike
-from .constants import GATE, KNEE, MAX_LOG_SCALE, MIN_POSITIVE
+from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, MIN_POSITIVE
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
+from .scoring import hints
 from .spline_inverse import invert_spline
 from .stepwise import Plan, degrees_of, invert, silu, spread
 from .unwhitening import Unwhitening, unwhitening_from_dict
@@ -32,6 +33,8 @@ from .unwhitening import Unwhitening, unwhitening_from_dict
 Arrays = dict[str, np.ndarray]
 #: The number of threads is the process's: who draws meanwhile must wait.
 _ONE_THREAD = threading.Lock()
+#: Rows that a guide is given at once.
+_ROWS = 2048
 
 
 class DrawingPosterior:
@@ -56,6 +59,7 @@ class DrawingPosterior:
         self._mean, self._precision, self._distances = (
             arrays[f"familiarity.{key}"] for key in ("mean", "precision", "distances")
         )
+        self._guide = _Guide(_part(arrays, "network.guide.")) if "guide" in network else None
         flow = "network.flow.transform.transforms."
         self._regression = _Regression(_part(arrays, f"{flow}0."))
         count = network["options"]["transforms"]
@@ -91,14 +95,15 @@ class DrawingPosterior:
         with _ONE_THREAD, self._threads.limit(limits=1, user_api="blas"):
             z = self._scaled(x)
             warning = unlike(self._p_value(z))
-            context, gate = self._context(z, beta)
+            told = z if self._guide is None else np.concatenate([z, self._guide(z)], axis=-1)
+            context, gate = self._context(told, beta)
             regression = self._regression.at(context, gate)
-            told = [transform.told(context) for transform in self._transforms]
+            of_contexts = [transform.told(context) for transform in self._transforms]
             done = 0
             for n in pieces(count, rows):
                 noisy = generator.standard_normal((n, rows, self.dim_theta), dtype=np.float32)
                 v = noisy.reshape(-1, self.dim_theta).T.copy()
-                for transform, of_context in zip(reversed(self._transforms), reversed(told), strict=True):
+                for transform, of_context in zip(reversed(self._transforms), reversed(of_contexts), strict=True):
                     v = transform.invert(v, spread(of_context, (rows,), (n, rows)), gate)
                 u = regression(v.reshape(self.dim_theta, n, rows))
                 draws[done : done + n] = self._to_theta(u)
@@ -122,13 +127,30 @@ class DrawingPosterior:
         distance = ((centered @ self._precision) * centered).sum(axis=-1)
         return 1 - np.searchsorted(self._distances, distance) / len(self._distances)
 
-    def _context(self, z: np.ndarray, beta: float) -> tuple[np.ndarray, np.float32]:
-        """What the network is told, `(b, k + 2)`, and the factor on everything it says."""
+    def _context(self, told: np.ndarray, beta: float) -> tuple[np.ndarray, np.float32]:
+        """Of what the network is told of x its context, and the factor on everything it says."""
         low, high = (math.log(bound) for bound in self.beta_range)
         t = np.float32(2 * (math.log(beta) - low) / (high - low) - 1 if high > low else 0.0)
-        told = np.broadcast_to(np.array([t, t * t], dtype=np.float32), (len(z), 2))
+        of_beta = np.broadcast_to(np.array([t, t * t], dtype=np.float32), (len(told), 2))
         gate = np.float32(-math.expm1(-GATE * math.exp((float(t) + 1) / 2 * (high - low))))
-        return np.concatenate([z, told], axis=-1), gate
+        return np.concatenate([told, of_beta], axis=-1), gate
+
+
+class _Guide:
+    """`Guide`."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.guess, self.middle, self.log_scale = (
+            _layers(arrays, f"{name}.") for name in ("guess", "middle", "log_scale")
+        )
+        self.degrees = np.exp(np.clip(arrays["log_degrees"], *LOG_DEGREES))
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        """Of scaled data `(b, k)` the hints `(b, 2 d)`."""
+        parts = np.array_split(z, max(1, math.ceil(len(z) / _ROWS)))
+        return np.concatenate(
+            [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
+        )
 
 
 class _Regression:

@@ -24,6 +24,7 @@ from .cost import Distance
 from .distillation import distill
 from .familiarity import Familiarity
 from .features import Features
+from .guide import Guide
 from .known import LogLikelihood
 from .network import PosteriorNetwork
 from .options import LearnerOptions
@@ -226,21 +227,33 @@ class Learner:
         return self.choice.build(self.whitening, scaling, self.features.dim, options, self.seed).to(self.device)
 
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
-        """Distills the network from the current source; returns its held-out loss in nats."""
-        if self.network is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed + 1)
-                self.network = PosteriorNetwork(
-                    self.whitening.dim, self.features.dim, self.beta_range, self.options.network
-                ).to(self.device)
+        """Distills the network from the current source; returns its held-out loss in nats.
+
+        A final one begins anew with a guide to the source as it is, if the source draws x and the guide is of use.
+        """
         options = self.options.distillation if final else self.options.distillation_update
         with bounded_threads(self.options.threads):
             teaching = self._teaching()
             banks = teaching.banks(final)
             self.focus = banks[0]
+            guide = self._new_guide(teaching) if final else None
+            if guide is not None or self.network is None or (final and self.network.guide is not None):
+                self.network = self._new_network(guide)
             joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)
             with teaching.target() as target:
                 return distill(self.network, banks, joint, target, options, self.generator, on_epoch)
+
+    def _new_guide(self, teaching: Teaching) -> Guide | None:
+        assert self.focus is not None
+        if self.options.guide is None or not self._fitted().draws_x:
+            return None
+        return teaching.guide(self.options.guide, None if self.x_o is None else self.focus.particles)
+
+    def _new_network(self, guide: Guide | None = None) -> PosteriorNetwork:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + 1)
+            sizes = self.whitening.dim, self.features.dim
+            return PosteriorNetwork(*sizes, self.beta_range, self.options.network, guide).to(self.device)
 
     def log_prior(self, theta: Tensor) -> Tensor:
         """`log p(theta)` of `theta` `(n, d)` in the support, `(n,)`."""

@@ -182,6 +182,12 @@ class Member(nn.Module):
         z: Tensor = self.flow(self._features(u)).sample() * self.scale
         return z if self.mean is None else z + self.mean(u)
 
+    def middle(self, u: Tensor) -> Tensor:
+        """The `z` `(n, k)` that noise of zero becomes, for each `u` `(n, d)`."""
+        given = self.flow(self._features(u))
+        z = given.mean if isinstance(self.flow, Rounded) else given.transform.inv(u.new_zeros(len(u), self.features))
+        return z * self.scale if self.mean is None else z * self.scale + self.mean(u)
+
     def _features(self, u: Tensor) -> Tensor:
         if not self.kind.waves and not self.curved:
             return u

@@ -1,4 +1,4 @@
-r"""The amortized network `q(u | x, beta)`: a neural spline flow whose context is `(z, beta)`.
+r"""The amortized network `q(u | x, beta)`: a neural spline flow whose context is `(z, beta)`, and hints of a guide.
 
 .. math:: q(u \mid x, \beta) = \mathcal N(f(u); 0, I)\, |\partial f / \partial u|
 
@@ -21,6 +21,7 @@ from zuko.distributions import NormalizingFlow
 
 from .constants import GATE
 from .flows import spline_flow
+from .guide import Guide
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,41 @@ class PosteriorNetwork(nn.Module):
         dim_z: Dimension k of the scaled data.
         beta_range: Lowest and highest temperature.
         options: See `NetworkOptions`.
+        guide: What says where the posterior lies, or None.
     """
 
-    def __init__(self, dim_u: int, dim_z: int, beta_range: tuple[float, float], options: NetworkOptions) -> None:
+    def __init__(
+        self,
+        dim_u: int,
+        dim_z: int,
+        beta_range: tuple[float, float],
+        options: NetworkOptions,
+        guide: Guide | None = None,
+    ) -> None:
         super().__init__()
         self.dim_u, self.dim_z, self.beta_range, self.options = dim_u, dim_z, beta_range, options
         self._gated: tuple[weakref.ref[Tensor], Tensor] | None = None
-        self.flow = spline_flow(dim_u, dim_z + 2, options.hidden, options.transforms, options.bins, gate=self._gate)
+        context = dim_z + 2 + (0 if guide is None else guide.dim)
+        self.flow = spline_flow(dim_u, context, options.hidden, options.transforms, options.bins, gate=self._gate)
+        self.guide = guide
 
     def forward(self, z: Tensor, beta: Tensor) -> NormalizingFlow:
         """The distribution over `u` given scaled data `z` `(*, k)` and `beta` `(*,)`."""
-        return self.flow(self.context(z, beta))
+        return self.given(self.told(z), beta)
 
-    def context(self, z: Tensor, beta: Tensor) -> Tensor:
-        """`(z, t, t^2)` with `t` the position of `log beta` in its range, in [-1, 1]; shape `(*, k + 2)`."""
+    def given(self, told: Tensor, beta: Tensor) -> NormalizingFlow:
+        """The same, of what `told` made of `z`: it may serve many temperatures."""
+        return self.flow(self.context(told, beta))
+
+    def told(self, z: Tensor) -> Tensor:
+        """`z` `(*, k)` with the guide's hints behind it; no gradients."""
+        return z if self.guide is None else torch.cat([z, self.guide(z)], dim=-1)
+
+    def context(self, told: Tensor, beta: Tensor) -> Tensor:
+        """`(told, t, t^2)` with `t` the position of `log beta` in its range, in [-1, 1]; shape `(*, m + 2)`."""
         low, high = (math.log(b) for b in self.beta_range)
-        t = (2 * (beta.log() - low) / (high - low) - 1).to(z.dtype) if high > low else torch.zeros_like(beta)
-        return torch.cat([z, torch.stack([t, t.square()], dim=-1)], dim=-1)
+        t = (2 * (beta.log() - low) / (high - low) - 1).to(told.dtype) if high > low else torch.zeros_like(beta)
+        return torch.cat([told, torch.stack([t, t.square()], dim=-1)], dim=-1)
 
     def _gate(self, context: Tensor) -> Tensor:
         # All transforms of the flow ask for that of the same context.
@@ -85,6 +104,7 @@ class PosteriorNetwork(nn.Module):
             "dim_z": self.dim_z,
             "beta_range": list(self.beta_range),
             "options": asdict(self.options),
+            **({} if self.guide is None else {"guide": self.guide.as_dict()}),
         }
 
     @classmethod
@@ -92,4 +112,8 @@ class PosteriorNetwork(nn.Module):
         options = dict(spec["options"])
         low, high = spec["beta_range"]
         options["hidden"] = tuple(options["hidden"])
-        return cls(spec["dim_u"], spec["dim_z"], (low, high), NetworkOptions(**options))
+        sizes = spec["dim_u"], spec["dim_z"]
+        guide = Guide.from_dict(*sizes, spec["guide"]) if "guide" in spec else None
+        if guide is not None:
+            guide.eval().requires_grad_(False)
+        return cls(*sizes, (low, high), NetworkOptions(**options), guide)

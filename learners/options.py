@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .distillation import DistillationOptions
 from .embedding import EmbeddingOptions
+from .guide import GuideOptions
 from .network import NetworkOptions
 from .surrogate import SurrogateOptions
 from .tempering import TemperingOptions
@@ -25,6 +26,8 @@ class LearnerOptions:
         bank: Number of x on which the network is distilled.
         focus_share: Share of the tempered training pairs that belong to the observation itself.
         network: The amortized network.
+        guide: What tells it where the posterior lies, from the final training on; None for nothing. Only of a source
+            that draws x, and where posteriors are of one piece.
         distillation: Its final training.
         distillation_update: Its training while simulations still come.
         threads: CPU threads of torch, or None for its own choice.
@@ -38,6 +41,7 @@ class LearnerOptions:
     bank: int = 1024
     focus_share: float = 0.4
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    guide: GuideOptions | None = field(default_factory=GuideOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     distillation_update: DistillationOptions = field(
         default_factory=lambda: DistillationOptions(pairs=20_000, epochs=4, learning_rate=4e-3)

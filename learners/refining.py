@@ -74,7 +74,7 @@ class Refiner:
         walks, generator = -(-max(1, n) // _AT_ONCE), _generator(seed)
         size = max(-(-n // walks), _FEWEST)
         step = max(1, _AT_ONCE // size)
-        parts = list(zip(z.split(step), beta.split(step), strict=True))
+        parts = list(zip(self.network.told(z).split(step), beta.split(step), strict=True))
         draws = [torch.cat([self._walk(size, *part, generator) for part in parts], dim=1) for _ in range(walks)]
         return torch.cat(draws)[:n]
 
@@ -82,24 +82,25 @@ class Refiner:
     def efficiency(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:
         """The effective share of `n` draws of the network, for each `z` `(m, k)` at `beta` `(m,)`: `(m,)`."""
         noise = torch.randn(len(z), n, self.whitening.dim, generator=_generator(seed))
-        log_weight = self._weighted(noise, z, beta)[1].double()
+        log_weight = self._weighted(noise, self.network.told(z), beta)[1].double()
         weight = torch.softmax(log_weight.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10), dim=1)
         return 1 / (n * weight.square().sum(dim=1))
 
-    def _walk(self, size: int, z: Tensor, beta: Tensor, generator: torch.Generator) -> Tensor:
+    def _walk(self, size: int, told: Tensor, beta: Tensor, generator: torch.Generator) -> Tensor:
         def log_weight(noise: Tensor, index: Tensor) -> Tensor:
-            return self._weighted(noise, z[index], beta[index])[1]
+            return self._weighted(noise, told[index], beta[index])[1]
 
         options = TemperingOptions(particles=size, moves=_WALK.moves, ess=_WALK.ess)
-        found = temper(log_weight, len(z), self.whitening.dim, (1.0, 1.0), options, generator)
+        found = temper(log_weight, len(told), self.whitening.dim, (1.0, 1.0), options, generator)
         order = found.index.argsort()
-        u = self._weighted(found.u[order], z, beta)[0].movedim(0, 1)
+        u = self._weighted(found.u[order], told, beta)[0].movedim(0, 1)
         # Neighbours are copies of each other where the moves were refused.
         return u[torch.randperm(size, generator=generator)]
 
-    def _weighted(self, noise: Tensor, z: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """`u` `(m, p, d)` of `noise` `(m, p, d)`, and `g` `(m, p)`."""
-        transform = self.network(z[:, None], beta[:, None]).transform
+    def _weighted(self, noise: Tensor, told: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """`u` `(m, p, d)` of `noise` `(m, p, d)`, and `g` `(m, p)`; `told` is what the network is told of each x."""
+        z = told[:, : self.network.dim_z]
+        transform = self.network.given(told[:, None], beta[:, None]).transform
         u = transform.inv(noise)
         log_q = log_normal(noise) + transform.log_abs_det_jacobian(u, noise)
         log_prior = log_normal(u) + self.whitening.log_prior_ratio(u)

@@ -31,8 +31,8 @@ from .whitening import whitening_from_dict
 if TYPE_CHECKING:
     from torch import nn
 
-#: What readers of format 2 understand too: all without an embedding.
-_WITHOUT_EMBEDDING = 2
+#: What readers of formats 2 and 3 understand too: all without an embedding, all without a guide.
+_WITHOUT_EMBEDDING, _WITHOUT_GUIDE = 2, 3
 
 
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
@@ -47,7 +47,7 @@ def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     if embedding is not None:
         tensors |= {f"embedding.{k}": v.detach().contiguous().cpu() for k, v in embedding.state_dict().items()}
     spec: dict[str, Any] = {
-        "format": _WITHOUT_EMBEDDING if embedding is None else FORMAT_VERSION,
+        "format": _format(posterior),
         "names": list(posterior.names),
         "network": posterior.network.as_dict(),
         "whitening": posterior.whitening.as_dict(),
@@ -97,6 +97,13 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
         raise  # the embedding: what to do is said
     except DAMAGE as error:
         raise damaged(directory, error) from error
+
+
+def _format(posterior: TemperedPosterior) -> int:
+    """The lowest that says all: older versions read what they can."""
+    if posterior.network.guide is not None:
+        return FORMAT_VERSION
+    return _WITHOUT_EMBEDDING if posterior.embedding is None else _WITHOUT_GUIDE
 
 
 def _restored(

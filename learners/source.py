@@ -102,6 +102,10 @@ class Source(nn.Module, abc.ABC):
         """One draw `z` `(n, k)` for each `u` `(n, d)`; only if `draws_x`."""
         raise NotImplementedError(f"{type(self).__name__} draws no data")
 
+    def middle(self, u: Tensor) -> Tensor:
+        """Where the data of each `u` `(n, d)` lie, `(n, k)`, a smooth function; only if `draws_x`."""
+        raise NotImplementedError(f"{type(self).__name__} draws no data")
+
     @abc.abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """What it is made of (JSON values): weights fit only into one that is made of the same."""

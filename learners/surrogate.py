@@ -176,6 +176,14 @@ class Surrogate(Source):
                     z[rows] = member.sample(u[rows])  # type: ignore[operator]
         return z
 
+    def middle(self, u: Tensor) -> Tensor:
+        """The members' middles, averaged by their weights."""
+        middle = u.new_zeros(len(u), self.dim_z)
+        for e in self.weights.nonzero().squeeze(-1).tolist():
+            parts = [self.members[e].middle(part) for part in u.split(_CHUNK // 8)]
+            middle += self.weights[e] * torch.cat(parts)
+        return middle
+
     def log_valid(self, u: Tensor) -> Tensor:
         return self.validity.log_prob(u)
 

@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from simulators.prior import prior_draws
 
 from .distillation import DistillationOptions
+from .guide import Guide, GuideOptions, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
 from .source import Source
@@ -24,6 +25,11 @@ from .tempered_density import TemperedDensity
 from .tempering import TemperedParticles, TemperingOptions, temper
 from .training import bounded_threads
 from .whitening import Whitening, log_normal
+
+#: Share of the pairs that a guide may not find, and how many of them it is judged by.
+_LOST, _JUDGED = 0.15, 4000
+#: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
+_MOST_NUMBERS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,24 @@ class Teaching:
                 z.device,
                 rungs=(1.0,),
             )
+
+    @torch.no_grad()
+    def guide(self, sizes: GuideOptions, focus: TemperedParticles | None) -> Guide | None:
+        """What finds the posteriors of the source: everywhere, and half of it learned where those of `focus` lie.
+
+        None if it does not find them, which is where they are of several pieces.
+        """
+        options = self.options.distillation
+        n = min(options.pairs, _MOST_NUMBERS // self.z.shape[1])
+        u = self._prior_u(n if focus is None else n // 2)
+        if focus is not None:
+            density = TemperedDensity.from_particles(focus, 1000, self.generator)
+            u = torch.cat([u, density.sample(n - len(u), self.generator)[0].to(u)])
+        u, z = self._predicted(u)
+        middle = self.source.middle(u)
+        with torch.enable_grad():
+            guide = fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator)
+        return guide if guide.lost(u[:_JUDGED], z[:_JUDGED]) < _LOST else None
 
     @contextlib.contextmanager
     def target(self) -> Iterator[Target]:

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal
 from learners import LearnerOptions, TemperedPosterior, whiten
 from learners.distillation import DistillationOptions
 from learners.familiarity import Familiarity
+from learners.guide import GuideOptions
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.scaling import DataScaling
 from learners.surrogate import SurrogateOptions
@@ -38,6 +39,7 @@ def small() -> LearnerOptions:
         tempering=TemperingOptions(particles=64, moves=6),
         bank=128,
         network=NetworkOptions(hidden=(64,), transforms=1),
+        guide=GuideOptions(hidden=(32, 32), guess=(32,), scales=(16,)),
         distillation=DistillationOptions(pairs=40_000, epochs=8),
     )
 
@@ -59,6 +61,7 @@ def tiny() -> LearnerOptions:
         focus=TemperingOptions(particles=16, moves=2),
         bank=16,
         network=NetworkOptions(hidden=(8,), transforms=1, bins=4),
+        guide=GuideOptions(hidden=(8,), guess=(8,), scales=(8,)),
         distillation=DistillationOptions(pairs=1000, epochs=1, batch_size=256),
         distillation_update=DistillationOptions(pairs=500, epochs=1, batch_size=256),
     )

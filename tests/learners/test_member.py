@@ -50,6 +50,16 @@ def test_every_kind_is_a_density_from_which_it_draws(kind: str) -> None:
     assert float(ratio.mean()) == pytest.approx(1.0, abs=5 * float(ratio.std()) / len(draws) ** 0.5)
 
 
+@pytest.mark.parametrize("kind", ["linear", "gaussian", "committee-gaussian", "process"])
+def test_the_middle_of_what_is_symmetric_is_its_mean(kind: str) -> None:
+    member, _ = fitted(kind)
+    u = curve(3, 5)[0]
+    with torch.no_grad():
+        draws = torch.stack([member.sample(u) for _ in range(4000)])
+        error = (member.middle(u) - draws.mean(dim=0)) / draws.std(dim=0)
+    assert error.abs().max() < (0.1 if kind != "process" else 0.5)  # its noise need not be symmetric
+
+
 def test_the_linear_kind_is_least_squares() -> None:
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(2000, 2, generator=generator)
@@ -179,6 +189,8 @@ def test_the_pool_is_the_mean_of_logarithms() -> None:
     with torch.no_grad():
         first, second = surrogate.member_log_prob(u, z)
         torch.testing.assert_close(surrogate.log_prob(u, z), 0.25 * first + 0.75 * second)
+        one, other = (member.middle(u) for member in surrogate.members)  # type: ignore[operator]
+        torch.testing.assert_close(surrogate.middle(u), 0.25 * one + 0.75 * other)
 
 
 def test_a_simulator_that_is_a_line_in_a_uniform_parameter_is_one_for_least_squares() -> None:

@@ -1,0 +1,143 @@
+"""The guide: exact where the emulator is, the same with and without torch, and of use to the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import LinearGaussian
+
+from learners import Learner, LearnerOptions, TemperedPosterior
+from learners.checkpoint import dump_learner, restore_learner
+from learners.drawing import DrawingPosterior
+from learners.guide import Guide, GuideOptions, fit_guide
+from learners.scoring import Layers, hints
+
+SMALL = GuideOptions(hidden=(48, 48), guess=(32, 32), scales=(16,))
+NORMAL = torch.full((3,), 1e6)
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor) -> Layers:
+    return [(weight, bias)]
+
+
+def test_of_a_linear_emulator_the_hints_are_the_exact_posterior() -> None:
+    torch.manual_seed(0)
+    a, offset, scale = torch.randn(3, 2), torch.randn(3), torch.tensor([0.3, 0.5, 1.5])
+    z = torch.randn(50, 2) @ a.T + offset + scale * torch.randn(50, 3)
+    nothing = linear(torch.zeros(2, 3), torch.zeros(2))
+    told = hints(torch, z, nothing, linear(a, offset), linear(torch.zeros(3, 2), scale.log()), NORMAL)
+    covariance = torch.linalg.inv(torch.eye(2) + a.T @ (a / scale.square()[:, None]))
+    mean = ((z - offset) / scale.square()) @ a @ covariance
+    torch.testing.assert_close(told[:, :2], mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(told[:, 2:], covariance.diagonal().sqrt().log().expand(50, 2), atol=1e-3, rtol=1e-3)
+
+
+def test_scales_tell_of_parameters_too() -> None:
+    # z ~ N(0, e^u) in 30 columns, u ~ N(0, 1): the gradient of the logarithm of the posterior vanishes at the mode.
+    torch.manual_seed(0)
+    z = (0.2 * torch.randn(20, 1)).exp() * torch.randn(20, 30)
+    guess, still = linear(torch.zeros(1, 30), torch.zeros(1)), linear(torch.zeros(30, 1), torch.zeros(30))
+    told = hints(torch, z, guess, still, linear(torch.ones(30, 1), torch.zeros(30)), torch.full((30,), 1e6))
+    u, sd = told[:, :1], told[:, 1:].exp()
+    gradient = z.square().sum(dim=1, keepdim=True) * torch.exp(-2 * u) - 30 - u
+    assert (gradient * sd).abs().max() < 0.2
+    torch.testing.assert_close(sd, torch.full_like(sd, (1 + 2 * 30) ** -0.5), atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_far_from_everything_gets_finite_hints() -> None:
+    guide = Guide(2, 3, SMALL)
+    z = torch.tensor([[1e8, -1e8, 0.0], [0.0, 1e30, 1.0], [0.0, 0.0, 0.0]])
+    assert guide(z).isfinite().all()
+
+
+def test_with_and_without_torch_the_hints_are_the_same() -> None:
+    guide = Guide(2, 3, SMALL)
+    z = torch.randn(100, 3)
+    networks = [
+        [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in network if hasattr(layer, "weight")]
+        for network in (guide.guess, guide.middle, guide.log_scale)
+    ]
+    found = hints(np, z.numpy(), *networks, degrees=guide.degrees.detach().numpy())
+    np.testing.assert_allclose(found, guide(z).numpy(), atol=1e-3)
+    assert found.dtype == np.float32
+    torch.testing.assert_close(guide(z.reshape(2, 50, 3)), guide(z).reshape(2, 50, 4))
+
+
+def test_it_finds_the_parameters_of_a_curved_simulator() -> None:
+    def middle(u: torch.Tensor) -> torch.Tensor:
+        return torch.stack([u[:, 0], (u[:, 0] + u[:, 1]).exp(), torch.sin(u[:, 1])], dim=-1)
+
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(20_000, 2, generator=generator)
+    z = middle(u) + 0.02 * torch.randn(20_000, 3, generator=generator)
+    told = fit_guide(u, z, middle(u), SMALL, 1500, 512, generator)(z[:2000])
+    error = (told[:, :2] - u[:2000]) / told[:, 2:].exp()
+    assert told[:, 2:].exp().median() < 0.03  # far narrower than the prior
+    assert 0.5 < error.abs().median() < 0.9  # 0.67 where modes and deviations are exact
+
+
+@pytest.fixture(scope="module")
+def guided(tiny: LearnerOptions) -> LearnerOptions:
+    return replace(tiny, guide=SMALL)
+
+
+def learner(problem: LinearGaussian, options: LearnerOptions) -> Learner:
+    made = Learner(problem.prior, (0.2, 2.0), options=options)
+    made.add_prior_draws(*problem.draw(300, seed=1))
+    made.fit_surrogate()
+    return made
+
+
+def test_final_trainings_have_a_guide(linear_gaussian: LinearGaussian, guided: LearnerOptions) -> None:
+    made = learner(linear_gaussian, guided)
+    made.fit_posterior(final=False)
+    assert made.network is not None and made.network.guide is None
+    made.fit_posterior()
+    guide = made.network.guide
+    assert guide is not None
+    made.fit_posterior(final=False)
+    assert made.network.guide is guide, "an update goes on with the network that is there"
+    twin = Learner(linear_gaussian.prior, (0.2, 2.0), options=guided)
+    twin.add_prior_draws(*linear_gaussian.draw(300, seed=1))
+    restore_learner(twin, dump_learner(made))
+    theta, x = linear_gaussian.draw(5, seed=2)
+    torch.testing.assert_close(twin.posterior().log_prob(theta, x), made.posterior().log_prob(theta, x))
+
+
+def test_without_a_density_of_x_there_is_none(linear_gaussian: LinearGaussian, guided: LearnerOptions) -> None:
+    theta, x = linear_gaussian.draw(300, seed=1)
+    posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), guided, source="ratio")
+    assert posterior.network.guide is None
+
+
+def test_a_saved_guide_guides(linear_gaussian: LinearGaussian, guided: LearnerOptions, tmp_path: Path) -> None:
+    theta, x = linear_gaussian.draw(300, seed=1)
+    posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), guided)
+    loaded = TemperedPosterior.load(posterior.save(tmp_path))
+    assert loaded.network.guide is not None
+    torch.testing.assert_close(loaded.log_prob(theta, x), posterior.log_prob(theta, x))
+    drawing = DrawingPosterior.load(tmp_path)
+    assert drawing is not None
+    expected = posterior.sample_batched((500,), x[:3], 0.7, seed=3)
+    np.testing.assert_allclose(drawing.sample_batched(500, x[:3].numpy(), 0.7, seed=3), expected, rtol=2e-3, atol=2e-3)
+    assert 0.5 < posterior.efficiency(x[0]) <= 1
+
+
+def test_where_posteriors_are_of_two_pieces_there_is_none(
+    linear_gaussian: LinearGaussian, small: LearnerOptions
+) -> None:
+    def fitted(x: torch.Tensor) -> Learner:
+        made = Learner(linear_gaussian.prior, (0.2, 2.0), options=replace(small, guide=SMALL))
+        made.add_prior_draws(theta, x)
+        made.fit_surrogate()
+        made.fit_posterior()
+        return made
+
+    theta, x = linear_gaussian.draw(2000, seed=1)
+    one, two = fitted(x), fitted(theta.abs() + 0.1 * torch.randn(2000, 2))
+    assert one.network is not None and one.network.guide is not None
+    assert two.network is not None and two.network.guide is None
