@@ -39,7 +39,7 @@ _PIECE = 8192
 #: How often a group of the network's own draws is used in a pass: to draw them costs more than to learn from them.
 _USES = 4
 #: Passes that the same joint draws serve: to make them costs a third of what it costs to learn from them.
-_KEPT = 3
+_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DistillationOptions:
 
     Arguments:
         pairs: Pairs `(u, x, beta)` of particles and joint draws in a pass; the former are drawn anew for each pass, the
-            latter for every third.
+            latter for every fourth.
         epochs: Passes.
         batch_size: Such pairs a step.
         learning_rate: Peak of the schedule.

@@ -39,6 +39,8 @@ _SPLINE_DIM = 16
 #: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring. Tails are
 #: worst where x is wide; elsewhere the average gains from small weights.
 _MIN_WEIGHT, _MIN_WEIGHT_WIDE = 0.01, 0.1
+#: A member without weight learns again of so many times as many simulations.
+_GROWN = 1.5
 #: Pairs evaluated at once.
 _CHUNK = 65536
 #: Log density of what a member cannot evaluate.
@@ -101,6 +103,8 @@ class Surrogate(Source):
         self.register_buffer("weights", torch.full((len(kinds),), 1 / len(kinds)))
         self.weights: Tensor
         self._parts = Parts("evaluating the surrogate")
+        #: Simulations that each member was fitted to last.
+        self._seen = [0] * len(kinds)
 
     def fit(
         self,
@@ -110,7 +114,9 @@ class Surrogate(Source):
         on_epoch: OnEpoch | None = None,
         threads: int = 1,
     ) -> float:
-        """Fits every member, then the weights and `p(valid | u)`.
+        """Fits the members, then the weights and `p(valid | u)`.
+
+        Members without weight are left as they are until there are half as many simulations again.
 
         Returns:
             Held-out loss of the pooled ensemble, `-mean log p(z | u)` in nats.
@@ -122,13 +128,15 @@ class Surrogate(Source):
         context, held_out = u[valid], rows.held_out[valid]
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
 
-        def fit_member(member: Member, seed: int) -> None:
+        def fit_member(e: int) -> None:
             with bounded_threads(1):
-                own = torch.Generator().manual_seed(seed)
-                member.fit(context, z, held_out, training, own, on_epoch, rows.lattice)
+                own = torch.Generator().manual_seed(seeds[e])
+                self.members[e].fit(context, z, held_out, training, own, on_epoch, rows.lattice)  # type: ignore[operator]
+            self._seen[e] = len(z)
 
+        worth = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
         with ThreadPoolExecutor(max(1, threads)) as workers:
-            list(workers.map(fit_member, self.members, seeds))
+            list(workers.map(fit_member, worth))
         if not any(bool(member.fitted) for member in self.members):
             raise DataError(
                 "the surrogate's only members are for counts and other values that repeat, but no column of x is like "

@@ -176,7 +176,7 @@ def test_groups_are_put_together() -> None:
     assert torch.equal(both.take(torch.tensor([4])).u, one.take(torch.tensor([1])).u)
 
 
-def test_every_third_pass_draws_joint_pairs_anew() -> None:
+def test_every_fourth_pass_draws_joint_pairs_anew() -> None:
     made = []
 
     def pairs() -> JointPairs:
@@ -189,6 +189,6 @@ def test_every_third_pass_draws_joint_pairs_anew() -> None:
     assert not torch.equal(kept.renewed().u, first.u)
     assert len(held_out.draw(100, torch.Generator())[0]) == 100
     made.clear()
-    options = DistillationOptions(pairs=2000, epochs=7)
+    options = DistillationOptions(pairs=2000, epochs=9)
     distill(network, [bank()], [pairs()], TARGET, options, torch.Generator().manual_seed(0))
     assert len(made) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -204,3 +205,28 @@ def test_a_simulator_that_is_a_line_in_a_uniform_parameter_is_one_for_least_squa
     best = 0.5 * math.log(2 * math.pi * math.e * 0.01)
     assert straight.fit(u, z, held_out, QUICK, generator) < best + 0.15
     assert plain.fit(u, z, held_out, QUICK, generator) > best + 0.5
+
+
+def test_members_without_weight_wait_until_there_is_more_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[str] = []
+    plain = Member.fit
+
+    def fit(member: Member, *arguments: Any, **options: Any) -> float:
+        fits.append(member.kind.flow)
+        return plain(member, *arguments, **options)
+
+    monkeypatch.setattr(Member, "fit", fit)
+    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "gaussian"), hidden=(16, 16)), seed=0)
+
+    def learn(n: int) -> list[str]:
+        fits.clear()
+        u, z = curve(n, 1)
+        rows = TrainingRows(u, torch.ones(n, dtype=torch.bool), torch.arange(n) % 10 == 0, z, z)
+        surrogate.fit(rows, QUICK, torch.Generator().manual_seed(0))
+        return sorted(fits)
+
+    assert learn(400) == ["gaussian", "linear"]
+    surrogate.weights.copy_(torch.tensor([0.0, 1.0]))
+    assert learn(500) == ["gaussian"]
+    surrogate.weights.copy_(torch.tensor([0.0, 1.0]))
+    assert learn(600) == ["gaussian", "linear"]
