@@ -15,7 +15,7 @@ leave it to the members whose tails fall (`benchmarks/RESULTS.md`). In the bulk 
 
 from __future__ import annotations
 
-__all__ = ["Surrogate", "SurrogateOptions"]
+__all__ = ["EPOCH", "Surrogate", "SurrogateOptions"]
 
 import math
 from collections.abc import Sequence
@@ -39,6 +39,8 @@ _SPLINE_DIM = 16
 #: Members with a smaller weight are left out: they cost time, and their tails would be all that they bring. Tails are
 #: worst where x is wide; elsewhere the average gains from small weights.
 _MIN_WEIGHT, _MIN_WEIGHT_WIDE = 0.01, 0.1
+#: Steps of a pass over a thousand simulations.
+EPOCH = 14
 #: A member without weight learns again of so many times as many simulations.
 _GROWN = 1.5
 #: Pairs evaluated at once.
@@ -64,7 +66,9 @@ class SurrogateOptions:
     hidden: tuple[int, ...] = (128, 128, 128, 128)
     held_out: float = 0.1
     training: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=200, patience=25))
-    update: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=40, patience=15))
+    update: TrainOptions = field(
+        default_factory=lambda: TrainOptions(max_epochs=40, patience=15, planned_steps=40 * EPOCH)
+    )
     refine: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=80, patience=30, learning_rate=1.5e-3))
 
     def kinds(self, dim_x: int) -> tuple[str, ...]:

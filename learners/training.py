@@ -39,8 +39,6 @@ _MIN_BATCH, _STEPS_PER_EPOCH = 64, 50
 _MOST_SCORED = 20_000
 #: Steps after which the score is taken, however many rows there are.
 _LONGEST = 500
-#: Steps of a flow's training that are planned for a thousand pairs.
-_PLANNED = 2800
 #: Share of the old that the moving average of the weights keeps each step.
 _AVERAGING = 0.98
 #: Rows of a batch that are not taken apart, whatever the memory: some losses compare rows.
@@ -58,6 +56,7 @@ class TrainOptions:
         batch_size: Pairs a step, fewer where there are few pairs.
         learning_rate: Peak of the schedule (warm-up, then cosine to zero over `max_epochs`).
         weight_decay: Decoupled weight decay of AdamW.
+        planned_steps: Steps that `fit_flow` plans for a thousand pairs.
     """
 
     max_epochs: int = 300
@@ -65,6 +64,7 @@ class TrainOptions:
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    planned_steps: int = 2800
 
 
 @contextlib.contextmanager
@@ -136,8 +136,8 @@ def fit_flow(
 ) -> float:
     """Fits `flow` to pairs in place and leaves it at its best held-out score.
 
-    A learning rate that has come down by the end is worth more than more steps: for `n` thousand pairs about
-    `2800 n^0.3` steps are planned, which is what a thousand take (`benchmarks/RESULTS.md`).
+    A learning rate that has come down by the end is worth more than more steps: `n` thousand pairs get `n^0.3` times the
+    steps of a thousand (`benchmarks/RESULTS.md`).
 
     Arguments:
         flow: The conditional flow `p(v | c)`.
@@ -210,7 +210,7 @@ def _groups(module: nn.Module) -> list[dict[str, Any]]:
 
 def planned_epochs(n: int, options: TrainOptions) -> int:
     """Passes over `n` rows that `fit_flow` plans: `options.max_epochs`, or fewer where rows are many."""
-    planned = round(_PLANNED * max(1.0, n / 1000) ** 0.3 / _steps_per_epoch(n, options))
+    planned = round(options.planned_steps * max(1.0, n / 1000) ** 0.3 / _steps_per_epoch(n, options))
     return min(options.max_epochs, max(1, planned))
 
 
