@@ -44,7 +44,7 @@ class LearnerOptions:
     guide: GuideOptions | None = field(default_factory=GuideOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     distillation_update: DistillationOptions = field(
-        default_factory=lambda: DistillationOptions(pairs=20_000, epochs=4, learning_rate=4e-3)
+        default_factory=lambda: DistillationOptions(pairs=20_000, epochs=2, learning_rate=4e-3)
     )
     threads: int | None = None
     device: str = "cpu"

@@ -136,8 +136,8 @@ def fit_flow(
 ) -> float:
     """Fits `flow` to pairs in place and leaves it at its best held-out score.
 
-    A learning rate that has come down by the end is worth more than more steps: `n` thousand pairs get `n^0.3` times the
-    steps of a thousand (`benchmarks/RESULTS.md`).
+    A learning rate that has come down by the end is worth more than more steps: `n` thousand pairs get `n^0.3` times
+    the steps of a thousand (`benchmarks/RESULTS.md`).
 
     Arguments:
         flow: The conditional flow `p(v | c)`.

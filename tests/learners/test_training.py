@@ -50,11 +50,10 @@ def test_of_many_data_fewer_passes_are_planned(
     n: int, longest: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 540 rows are 8 batches a pass, 18,000 are 281 or `longest`; 200 steps for a thousand, 476 for 18,000.
-    monkeypatch.setattr("learners.training._PLANNED", 200)
     monkeypatch.setattr("learners.training._LONGEST", longest)
     v, c, held_out = pairs(n)
     seen: list[int] = []
-    options = TrainOptions(max_epochs=100, patience=100, batch_size=64)
+    options = TrainOptions(max_epochs=100, patience=100, batch_size=64, planned_steps=200)
     fit_flow(fresh(), v, c, held_out, options, torch.Generator(), lambda epoch, _: seen.append(epoch))
     assert len(seen) == passes
 
