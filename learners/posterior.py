@@ -236,12 +236,16 @@ class TemperedPosterior:
                 f"log_prob takes one observation of shape ({self.dim_x},), or one for each of the {len(theta)} theta, "
                 f"got {tuple(z.shape)}"
             )
+        return self._log_prob(theta, self.network.told(z), beta)
+
+    def _log_prob(self, theta: Tensor, told: Tensor, beta: float) -> Tensor:
         inside = self.whitening.in_support(theta)
         u = self.whitening.to_u(theta).float().nan_to_num(0.0)
-        log_q = self.network(z, self._beta(beta, z.shape[:-1])).log_prob(u)
+        log_q = self.network.given(told, self._beta(beta, told.shape[:-1])).log_prob(u)
         result = log_q.double() + self.whitening.log_abs_det(theta)
         return torch.where(inside, result, -math.inf).float()
 
+    @torch.no_grad()
     def map(self, x: Any = None, beta: float = 1.0, num_starts: int = 1000, seed: int | None = 0) -> Tensor:
         """The theta `(d,)` of highest density `q(theta | x, beta)`, float32, searched from the best of some draws.
 
@@ -250,7 +254,11 @@ class TemperedPosterior:
         """
         from .mode import highest
 
-        return highest(self, x, beta, num_starts, seed)
+        draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that x is far from all simulations was said once
+            told = self.network.told(self._scaled(x))
+        return highest(lambda theta: self._log_prob(theta, told, beta), draws, self.whitening)
 
     def to_inference_data(
         self, num_draws: int = 1000, x: Any = None, beta: float = 1.0, seed: int | None = None
