@@ -148,9 +148,9 @@ class _Guide:
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Of scaled data `(b, k)` the hints `(b, 2 d)`."""
         parts = np.array_split(z, max(1, math.ceil(len(z) / _ROWS)))
-        return np.concatenate(
-            [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
-        )
+        with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
+            told = [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
+        return np.concatenate(told)
 
 
 class _Regression:
