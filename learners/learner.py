@@ -236,18 +236,12 @@ class Learner:
             teaching = self._teaching()
             banks = teaching.banks(final)
             self.focus = banks[0]
-            guide = self._new_guide(teaching) if final else None
+            guide = teaching.guide(self.focus.particles) if final else None
             if guide is not None or self.network is None or (final and self.network.guide is not None):
                 self.network = self._new_network(guide)
             joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)
             with teaching.target() as target:
                 return distill(self.network, banks, joint, target, options, self.generator, on_epoch)
-
-    def _new_guide(self, teaching: Teaching) -> Guide | None:
-        assert self.focus is not None
-        if self.options.guide is None or not self._fitted().draws_x:
-            return None
-        return teaching.guide(self.options.guide, None if self.x_o is None else self.focus.particles)
 
     def _new_network(self, guide: Guide | None = None) -> PosteriorNetwork:
         with torch.random.fork_rng(devices=[]):

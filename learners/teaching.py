@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from simulators.prior import prior_draws
 
 from .distillation import DistillationOptions
-from .guide import Guide, GuideOptions, fit_guide
+from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
 from .source import Source
@@ -99,15 +99,17 @@ class Teaching:
             )
 
     @torch.no_grad()
-    def guide(self, sizes: GuideOptions, focus: TemperedParticles | None) -> Guide | None:
-        """What finds the posteriors of the source: everywhere, and half of it learned where those of `focus` lie.
+    def guide(self, focus: TemperedParticles) -> Guide | None:
+        """What finds the posteriors of the source; of a targeted campaign half learned where those of `focus` lie.
 
-        None if it does not find them, which is where they are of several pieces.
+        None if it does not find them, which is where they are of several pieces; and if the source draws no x.
         """
-        options = self.options.distillation
+        sizes, options = self.options.guide, self.options.distillation
+        if sizes is None or not self.source.draws_x:
+            return None
         n = min(options.pairs, _MOST_NUMBERS // self.z.shape[1])
-        u = self._prior_u(n if focus is None else n // 2)
-        if focus is not None:
+        u = self._prior_u(n if self.z_o is None else n // 2)
+        if self.z_o is not None:
             density = TemperedDensity.from_particles(focus, 1000, self.generator)
             u = torch.cat([u, density.sample(n - len(u), self.generator)[0].to(u)])
         u, z = self._predicted(u)
