@@ -27,7 +27,7 @@ class LearnerOptions:
         focus_share: Share of the tempered training pairs that belong to the observation itself.
         network: The amortized network.
         guide: What tells it where the posterior lies, from the final training on; None for nothing. Only of a source
-            that draws x, and where posteriors are of one piece.
+            that draws x (but not counts), and where posteriors are of one piece.
         distillation: Its final training.
         distillation_update: Its training while simulations still come.
         threads: CPU threads of torch, or None for its own choice.

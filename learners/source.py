@@ -67,6 +67,11 @@ class Source(nn.Module, abc.ABC):
     is_likelihood: bool = True
     fitted: bool = False
 
+    @property
+    def draws_cells(self) -> bool:
+        """Whether the data that it draws are mostly counts, or others on a lattice."""
+        return False
+
     @abc.abstractmethod
     def fit(
         self,

@@ -30,6 +30,7 @@ from simulators.errors import DataError
 
 from .member import Member
 from .memory import Parts
+from .rounded import Rounded
 from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions, bounded_threads, told_apart
 from .validity import Validity
@@ -221,6 +222,11 @@ class Surrogate(Source):
             weights |= {f"members.{place}.{k}": v for k, v in self.members[e].state_dict().items()}
         small.resume({k: v.detach().cpu().clone() for k, v in weights.items()})
         return small.eval().requires_grad_(False)
+
+    @property
+    def draws_cells(self) -> bool:
+        cells = [isinstance(member.flow, Rounded) for member in self.members]
+        return bool(self.weights[torch.tensor(cells)].sum() > 0.5)
 
     def resume(self, weights: dict[str, Tensor]) -> None:
         super().resume(weights)

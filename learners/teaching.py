@@ -102,10 +102,11 @@ class Teaching:
     def guide(self, focus: TemperedParticles) -> Guide | None:
         """What finds the posteriors of the source; of a targeted campaign half learned where those of `focus` lie.
 
-        None if it does not find them, which is where they are of several pieces; and if the source draws no x.
+        None if it does not find them, which is where they are of several pieces; and if the source draws no x, or
+        counts, of which its emulator is no model.
         """
         sizes, options = self.options.guide, self.options.distillation
-        if sizes is None or not self.source.draws_x:
+        if sizes is None or not self.source.draws_x or self.source.draws_cells:
             return None
         n = min(options.pairs, _MOST_NUMBERS // self.z.shape[1])
         u = self._prior_u(n if self.z_o is None else n // 2)

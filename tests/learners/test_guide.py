@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from problems import LinearGaussian
+from torch.distributions import Independent, Normal
 
 from learners import Learner, LearnerOptions, TemperedPosterior
 from learners.checkpoint import dump_learner, restore_learner
@@ -141,3 +142,11 @@ def test_where_posteriors_are_of_two_pieces_there_is_none(
     one, two = fitted(x), fitted(theta.abs() + 0.1 * torch.randn(2000, 2))
     assert one.network is not None and one.network.guide is not None
     assert two.network is not None and two.network.guide is None
+
+
+def test_of_counts_there_is_none(tiny: LearnerOptions) -> None:
+    prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+    options = replace(tiny, surrogate=replace(tiny.surrogate, members=("rounded",)))
+    theta = prior.sample((300,))
+    posterior = TemperedPosterior.fit(theta, torch.poisson(theta.exp()), prior, (0.2, 2.0), options)
+    assert posterior.network.guide is None
