@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,24 @@ def test_it_finds_the_parameters_of_a_curved_simulator() -> None:
     error = (told[:, :2] - u[:2000]) / told[:, 2:].exp()
     assert told[:, 2:].exp().median() < 0.03  # far narrower than the prior
     assert 0.5 < error.abs().median() < 0.9  # 0.67 where modes and deviations are exact
+
+
+@pytest.mark.parametrize(("guide", "embedding", "version"), [(False, None, 2), (False, "mlp", 3), (True, None, 4)])
+def test_older_versions_read_what_has_no_guide(
+    guide: bool,
+    embedding: str | None,
+    version: int,
+    linear_gaussian: LinearGaussian,
+    tiny: LearnerOptions,
+    tmp_path: Path,
+) -> None:
+    options = tiny if guide else replace(tiny, guide=None)
+    posterior = TemperedPosterior.fit(
+        *linear_gaussian.draw(300, seed=1), linear_gaussian.prior, (0.2, 2.0), options, embedding=embedding
+    )
+    # A guide that was trained for so short a time is not kept.
+    posterior.network.guide = Guide(2, 2, SMALL) if guide else None
+    assert json.loads((posterior.save(tmp_path) / "posterior.json").read_text())["format"] == version
 
 
 @pytest.fixture(scope="module")
