@@ -31,6 +31,7 @@ import torch
 
 from learners import TemperedPosterior, whiten
 from learners.familiarity import Familiarity
+from learners.guide import Guide, GuideOptions
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.scaling import DataScaling
 from orchestrator.courier import last_pause, pause
@@ -218,7 +219,8 @@ def posterior() -> TemperedPosterior:
         {**prior.marginals, **{n: Marginal("LogNormal", {"loc": 0.0, "scale": 1.0}) for n in names[4:]}}
     )
     x = torch.randn(2000, DIM_X, dtype=torch.float64)
-    network = PosteriorNetwork(8, DIM_X, (0.1, 2.0), NetworkOptions())
+    guide = Guide(8, DIM_X, GuideOptions())
+    network = PosteriorNetwork(8, DIM_X, (0.1, 2.0), NetworkOptions(), guide)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))

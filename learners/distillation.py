@@ -38,7 +38,7 @@ _DIVERGED = 0.5
 _PIECE = 8192
 #: How often a group of the network's own draws is used in a pass: to draw them costs more than to learn from them.
 _USES = 4
-#: Passes that the same joint draws serve: to make them costs a third of what it costs to learn from them.
+#: Passes that the same joint draws serve: what a guide says of others takes time.
 _KEPT = 4
 
 
@@ -70,9 +70,14 @@ class DistillationOptions:
     own_after: float = 0.2
 
     @property
+    def steps_a_pass(self) -> int:
+        """Steps of one pass."""
+        return max(1, self.pairs // self.batch_size)
+
+    @property
     def steps(self) -> int:
         """Steps in all."""
-        return self.epochs * max(1, self.pairs // self.batch_size)
+        return self.epochs * self.steps_a_pass
 
 
 def distill(
@@ -99,7 +104,7 @@ def distill(
     descent = Descent(
         network.flow,
         Soap(network.flow.parameters(), options.learning_rate, weight_decay=1e-4),
-        options.epochs * lesson.steps,
+        options.steps,
     )
     scored = lesson.held_out()
     best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
@@ -148,7 +153,7 @@ class _Lesson:
         self.own_groups = round(options.own_share * options.batch_size / self.size)
         # Few real pairs would be remembered if learned often; compared with others of their x they do no harm.
         self.own_joint_share = options.joint_share if joint else 0.0
-        self.steps = max(1, options.pairs // options.batch_size)
+        self.steps = options.steps_a_pass
         self.pairs = options.pairs
         #: Parts into which a step can be taken, each with some of everything.
         self.most_parts = min(self.groups, self.own_groups or self.groups)

@@ -25,7 +25,7 @@ from threadpoolctl import ThreadpoolController
 from .asking import check_beta, check_x, noise, pieces, unlike
 from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, MIN_POSITIVE
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
-from .scoring import hints
+from .scoring import ROWS, hints
 from .spline_inverse import invert_spline
 from .stepwise import Plan, degrees_of, invert, silu, spread
 from .unwhitening import Unwhitening, unwhitening_from_dict
@@ -33,8 +33,6 @@ from .unwhitening import Unwhitening, unwhitening_from_dict
 Arrays = dict[str, np.ndarray]
 #: The number of threads is the process's: who draws meanwhile must wait.
 _ONE_THREAD = threading.Lock()
-#: Rows that a guide is given at once.
-_ROWS = 2048
 
 
 class DrawingPosterior:
@@ -147,7 +145,7 @@ class _Guide:
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """Of scaled data `(b, k)` the hints `(b, 2 d)`."""
-        parts = np.array_split(z, max(1, math.ceil(len(z) / _ROWS)))
+        parts = np.array_split(z, max(1, math.ceil(len(z) / ROWS)))
         with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
             told = [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
         return np.concatenate(told)

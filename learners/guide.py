@@ -28,12 +28,10 @@ from torch import Tensor, nn
 from zuko.nn import MLP
 
 from .constants import LOG_DEGREES, LOG_SCALES
-from .scoring import Layers, hints
+from .scoring import ROWS, Layers, hints
 from .soap import Soap
 from .training import Descent
 
-#: Rows at once: the derivatives of a layer are `(d, rows, units)`.
-_CHUNK = 2048
 #: Logarithm of the degrees of freedom at first.
 _START = math.log(8.0)
 #: Standard deviations that are far.
@@ -79,7 +77,7 @@ class Guide(nn.Module):
     @torch.no_grad()
     def forward(self, z: Tensor) -> Tensor:
         guess, middle, log_scale = _layers(self.guess), _layers(self.middle), _layers(self.log_scale)
-        parts = z.reshape(-1, z.shape[-1]).split(_CHUNK)
+        parts = z.reshape(-1, z.shape[-1]).split(ROWS)
         told = torch.cat([hints(torch, part, guess, middle, log_scale, self.degrees) for part in parts])
         return told.reshape(*z.shape[:-1], self.dim)
 

@@ -92,7 +92,7 @@ class JointPairs:
     others: Callable[[], JointPairs] | None = None
 
     def renewed(self) -> JointPairs:
-        """Other draws for the next pass, if there are any: what is never seen twice cannot be learned by heart."""
+        """Other draws, if there are any: what is seen a few times only cannot be learned by heart."""
         return self if self.others is None else self.others()
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ and a step is `(F + lambda diag F)^{-1} g`, taken if it climbs (Levenberg 1944; 
 
 from __future__ import annotations
 
-__all__ = ["Layers", "hints"]
+__all__ = ["ROWS", "Layers", "hints"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +24,8 @@ from .constants import LOG_SCALES, SCORING_STEPS
 #: Weights `(out, in)` and biases `(out,)` of a network with SiLU between its layers.
 Layers = Sequence[tuple[Any, Any]]
 
+#: Rows to be asked for at once: the derivatives of a layer are `(d, rows, units)`.
+ROWS = 2048
 #: Parameters lie within this of zero, and a step is no longer than the other.
 _FURTHEST, _LONGEST = 5.0, 2.0
 #: Of the damping: at first, and its bounds.

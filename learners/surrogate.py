@@ -15,7 +15,7 @@ leave it to the members whose tails fall (`benchmarks/RESULTS.md`). In the bulk 
 
 from __future__ import annotations
 
-__all__ = ["EPOCH", "Surrogate", "SurrogateOptions"]
+__all__ = ["STEPS_A_PASS", "Surrogate", "SurrogateOptions"]
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _SPLINE_DIM = 16
 #: worst where x is wide; elsewhere the average gains from small weights.
 _MIN_WEIGHT, _MIN_WEIGHT_WIDE = 0.01, 0.1
 #: Steps of a pass over a thousand simulations.
-EPOCH = 14
+STEPS_A_PASS = 14
 #: A member without weight learns again of so many times as many simulations.
 _GROWN = 1.5
 #: Pairs evaluated at once.
@@ -68,7 +68,7 @@ class SurrogateOptions:
     held_out: float = 0.1
     training: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=200, patience=25))
     update: TrainOptions = field(
-        default_factory=lambda: TrainOptions(max_epochs=40, patience=15, planned_steps=40 * EPOCH)
+        default_factory=lambda: TrainOptions(max_epochs=40, patience=15, planned_steps=40 * STEPS_A_PASS)
     )
     refine: TrainOptions = field(default_factory=lambda: TrainOptions(max_epochs=80, patience=30, learning_rate=1.5e-3))
 

@@ -1,4 +1,4 @@
-"""What the network learns from: tempered particles of the x that matter, and joint draws of theta and x."""
+"""What the network learns from: tempered particles of the x that matter, joint draws of theta and x, and a guide."""
 
 from __future__ import annotations
 

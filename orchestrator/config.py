@@ -212,13 +212,13 @@ class LearnerConfig(_Model):
     epochs: int = Field(200, ge=1)
     """Passes over the simulations in a fit from scratch, at most (training stops early)."""
     update_epochs: int = Field(40, ge=1)
-    """The same for updates while simulations still come."""
+    """The same for updates while simulations still come; of more than a thousand simulations fewer."""
     refine_epochs: int = Field(80, ge=1)
     """The same for a last fit that continues from the updates: one that begins anew has `epochs` (docs/method.md)."""
     bank: int = Field(512, ge=8)
     """Number of x on which the posterior network is distilled."""
     pairs: int = Field(140_000, ge=1000)
-    """Training pairs of the posterior network in a pass; each pass draws them anew."""
+    """Training pairs of the posterior network in a pass (docs/method.md, step 3)."""
     posterior_epochs: int = Field(8, ge=1)
     """Number of such passes."""
     cpus: float = Field(1.0, ge=0)

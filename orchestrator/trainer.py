@@ -25,7 +25,7 @@ from learners.posterior import TemperedPosterior
 from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
 from learners.simulations import Simulations
-from learners.surrogate import EPOCH, SurrogateOptions
+from learners.surrogate import STEPS_A_PASS, SurrogateOptions
 from learners.tempered_density import TemperedDensity
 from learners.thrifty import ThriftyDensity
 from simulators.errors import SavedModelError
@@ -108,7 +108,9 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
         training=dataclasses.replace(defaults.surrogate.training, max_epochs=config.epochs),
         refine=dataclasses.replace(defaults.surrogate.refine, max_epochs=config.refine_epochs),
         update=dataclasses.replace(
-            defaults.surrogate.update, max_epochs=config.update_epochs, planned_steps=EPOCH * config.update_epochs
+            defaults.surrogate.update,
+            max_epochs=config.update_epochs,
+            planned_steps=STEPS_A_PASS * config.update_epochs,
         ),
     )
     return LearnerOptions(
