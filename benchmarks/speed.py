@@ -3,7 +3,7 @@
     python -m benchmarks.speed --task slcp --budget 10000
 
 - throughput: pairs a second through a training step of one flow, the same autoregressive spline flow for both (three
-  transforms, two hidden layers of 128, 8 bins; batches of 200), on one thread;
+  transforms, two hidden layers of 128, 8 bins; batches of 200), on one thread, plain and compiled;
 - training: wall time of `TemperedPosterior.fit`, for all temperatures, and of `sbi`'s NPE, which knows beta = 1 only;
 - draws: 1,000 draws at an x and a beta that are new, on one thread, plain and with `refine=True`; 1,000 observations x
   1,000 draws;
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,8 +31,8 @@ from learners.training import TrainOptions, bounded_threads, fit_flow
 _HIDDEN, _TRANSFORMS, _BINS, _BATCH = (128, 128), 3, 8, 200
 
 
-def throughput(theta: Tensor, x: Tensor, epochs: int) -> tuple[float, float]:
-    """Pairs a second: ours, and `sbi`'s."""
+def throughput(theta: Tensor, x: Tensor, epochs: int) -> tuple[float, float, float]:
+    """Pairs a second: ours, ours compiled (without the time that compiling takes), and `sbi`'s."""
     from sbi.inference import NPE
     from sbi.neural_nets import posterior_nn
 
@@ -39,9 +40,12 @@ def throughput(theta: Tensor, x: Tensor, epochs: int) -> tuple[float, float]:
     v, c = (((t - t.mean(dim=0)) / t.std(dim=0)).float() for t in (theta, x))
     held_out = torch.arange(len(v)) % 10 == 0
     flow = spline_flow(v.shape[1], c.shape[1], _HIDDEN, _TRANSFORMS, _BINS)
-    options = TrainOptions(max_epochs=epochs, patience=epochs, batch_size=_BATCH)
-    fit_flow(flow, v, c, held_out, TrainOptions(max_epochs=1), torch.Generator())  # the first steps are slow
-    mine = _seconds(lambda: fit_flow(flow, v, c, held_out, options, torch.Generator()))
+    mine = []
+    for compiled in (False, True):
+        options = TrainOptions(max_epochs=epochs, patience=epochs, batch_size=_BATCH, compiled=compiled)
+        # The first steps are slow.
+        fit_flow(flow, v, c, held_out, replace(options, max_epochs=1), torch.Generator())
+        mine.append(_seconds(lambda options=options: fit_flow(flow, v, c, held_out, options, torch.Generator())))  # type: ignore[misc]
     network = posterior_nn("zuko_nsf", hidden_features=list(_HIDDEN), num_transforms=_TRANSFORMS, num_bins=_BINS)  # type: ignore[arg-type]
     inference = NPE(density_estimator=network, show_progress_bars=False).append_simulations(v, c)
     # As many epochs as asked for: neither stops early.
@@ -51,7 +55,7 @@ def throughput(theta: Tensor, x: Tensor, epochs: int) -> tuple[float, float]:
         )
     )
     pairs = epochs * int((~held_out).sum())
-    return pairs / mine, pairs / theirs
+    return pairs / mine[0], pairs / mine[1], pairs / theirs
 
 
 def draws(posterior: TemperedPosterior, x: Tensor) -> tuple[float, float]:
@@ -87,8 +91,9 @@ def main(
     print(f"{task}, {budget} simulations, {torch.get_num_threads()} threads, {torch.__version__}", flush=True)
     if "throughput" in wanted:
         with bounded_threads(1):
-            mine, theirs = throughput(theta, x, epochs)
+            mine, fast, theirs = throughput(theta, x, epochs)
         print(f"training throughput, pairs/s: {mine:,.0f}; sbi {theirs:,.0f}; ratio {mine / theirs:.2f}", flush=True)
+        print(f"the same compiled: {fast:,.0f}; ratio {fast / theirs:.2f}", flush=True)
     fresh = simulations(problem(task), 1000, seed + 1)[1]
     fitted: Any = None
     if {"training", "draws"} & set(wanted):

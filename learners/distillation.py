@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from zuko.flows import Flow
 
+from .compiling import compiled_log_prob, log_prob
 from .memory import Parts
 from .network import PosteriorNetwork
 from .pairs import Groups, JointPairs, ParticleBank, Target
@@ -57,6 +58,7 @@ class DistillationOptions:
         group: Points of one x and temperature whose densities are compared.
         own_share: Own draws of the network for each pair.
         own_after: Share of the steps after which the network's own draws are used.
+        compiled: Whether steps are compiled: see `compiling.py`.
     """
 
     pairs: int = 140_000
@@ -68,6 +70,7 @@ class DistillationOptions:
     group: int = 8
     own_share: float = 1.0
     own_after: float = 0.2
+    compiled: bool = False
 
     @property
     def steps_a_pass(self) -> int:
@@ -142,6 +145,7 @@ class _Lesson:
         generator: torch.Generator,
     ) -> None:
         self.network, self.target, self.generator = network, target, generator
+        self.log_prob = compiled_log_prob() if options.compiled else log_prob
         # In a lesson z is what the network is told: the scaled data come first.
         self.banks = [replace(bank, z=network.told(bank.z)) for bank in banks]
         parts = [source.split(_HELD_OUT) for source in joint]
@@ -206,7 +210,7 @@ class _Lesson:
         data = [g.z.repeat_interleave(self.size, dim=0) for g in groups]
         beta = [g.beta.repeat_interleave(self.size) for g in groups]
         context = self.network.context(torch.cat([z, *data]), torch.cat([u.new_ones(len(u)), *beta]))
-        log_q = self.network.flow(context).log_prob(torch.cat([u, *points]))
+        log_q = self.log_prob(self.network.flow, torch.cat([u, *points]), context)
         # One pair that overflows must not undo the training.
         drawn = log_q[: len(u) + len(points[0])]
         loss: Tensor = -drawn[drawn.isfinite()].mean()

@@ -19,7 +19,7 @@ from __future__ import annotations
 __all__ = ["Guide", "GuideOptions", "fit_guide"]
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,7 @@ def fit_guide(
     steps: int,
     batch_size: int,
     generator: torch.Generator,
+    on_tenth: Callable[[int, float], None] | None = None,
 ) -> Guide:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
 
@@ -130,13 +131,14 @@ def fit_guide(
         options: See `GuideOptions`.
         steps, batch_size: Of the training.
         generator: Source of randomness on the CPU.
+        on_tenth: Called ten times with the tenth of the steps that is over and the loss of its last.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         guide = Guide(u.shape[1], z.shape[1], options).to(u.device)
     descent = Descent(guide, Soap(guide.parameters(), options.learning_rate, weight_decay=1e-4), steps)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
-    for _ in range(steps):
+    for step in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(u), generator=generator)
         rows, order = order[:batch].to(u.device), order[batch:]
@@ -147,6 +149,10 @@ def fit_guide(
                 yield guide.loss(*part) * (len(part[0]) / len(pairs[0]))
 
         descent.step(losses, batch)
+        tenth = 10 * (step + 1) // steps
+        if on_tenth is not None and tenth > 10 * step // steps:
+            with torch.no_grad():
+                on_tenth(tenth, float(guide.loss(*pairs)))
     guide.load_state_dict(descent.averaged.state_dict())
     return guide.eval().requires_grad_(False)
 

@@ -199,6 +199,7 @@ class Learner:
                 self.source, self.begun = self.new_source(), self.num_valid
             rows = self._rows()
             training = options.training if not self.source.fitted else options.refine if final else options.update
+            training = replace(training, compiled=self.options.compiled)
             threads = self.options.threads or torch.get_num_threads()
             return self.source.fit(rows, training, self.generator, _named("surrogate", on_progress), threads)
 
@@ -230,13 +231,19 @@ class Learner:
         """Distills the network from the current source; returns its held-out loss in nats.
 
         A final one begins anew with a guide to the source as it is, if the source draws x and the guide is of use.
+
+        Arguments:
+            final: As for `fit_surrogate`.
+            on_progress: Called with "guide" and the loss of its last step after each tenth of its training, then with
+                "posterior" and the held-out loss after each pass.
         """
         options = self.options.distillation if final else self.options.distillation_update
+        options = replace(options, compiled=self.options.compiled)
         with bounded_threads(self.options.threads):
             teaching = self._teaching()
             banks = teaching.banks(final)
             self.focus = banks[0]
-            guide = teaching.guide(self.focus.particles) if final else None
+            guide = teaching.guide(self.focus.particles, _named("guide", on_progress)) if final else None
             if guide is not None or self.network is None or (final and self.network.guide is not None):
                 self.network = self._new_network(guide)
             joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)

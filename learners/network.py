@@ -84,15 +84,20 @@ class PosteriorNetwork(nn.Module):
         return torch.cat([told, torch.stack([t, t.square()], dim=-1)], dim=-1)
 
     def _gate(self, context: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._gate_of(context)
         # All transforms of the flow ask for that of the same context.
         kept = self._gated
         if kept is None or kept[0]() is not context:
-            low, high = (math.log(b) for b in self.beta_range)
-            log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
-            gate = -torch.expm1(-GATE * log_ratio.exp())
+            gate = self._gate_of(context)
             self._gated = weakref.ref(context), gate
             return gate
         return kept[1]
+
+    def _gate_of(self, context: Tensor) -> Tensor:
+        low, high = (math.log(b) for b in self.beta_range)
+        log_ratio = (context[..., -2:-1] + 1) / 2 * (high - low)
+        return -torch.expm1(-GATE * log_ratio.exp())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_gated": None}

@@ -32,6 +32,7 @@ class LearnerOptions:
         distillation_update: Its training while simulations still come.
         threads: CPU threads of torch, or None for its own choice.
         device: Where to train.
+        compiled: Whether training steps are compiled: see `compiling.py`.
     """
 
     surrogate: SurrogateOptions = field(default_factory=SurrogateOptions)
@@ -48,3 +49,4 @@ class LearnerOptions:
     )
     threads: int | None = None
     device: str = "cpu"
+    compiled: bool = False

@@ -99,7 +99,7 @@ class Teaching:
             )
 
     @torch.no_grad()
-    def guide(self, focus: TemperedParticles) -> Guide | None:
+    def guide(self, focus: TemperedParticles, on_tenth: Callable[[int, float], None] | None = None) -> Guide | None:
         """What finds the posteriors of the source; of a targeted campaign half learned where those of `focus` lie.
 
         None if it does not find them, which is where they are of several pieces; and if the source draws no x, or
@@ -116,7 +116,7 @@ class Teaching:
         u, z = self._predicted(u)
         middle = self.source.middle(u)
         with torch.enable_grad():
-            guide = fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator)
+            guide = fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator, on_tenth)
         return guide if guide.lost(u[:_JUDGED], z[:_JUDGED]) < _LOST else None
 
     @contextlib.contextmanager

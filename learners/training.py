@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from zuko.flows import Flow
 
+from .compiling import LogProb, compiled_log_prob, log_prob
 from .memory import Parts
 from .rows import evenly
 
@@ -57,6 +58,7 @@ class TrainOptions:
         learning_rate: Peak of the schedule (warm-up, then cosine to zero over `max_epochs`).
         weight_decay: Decoupled weight decay of AdamW.
         planned_steps: Steps that `fit_flow` plans for a thousand pairs.
+        compiled: Whether the steps of `fit_flow` are compiled: see `compiling.py`.
     """
 
     max_epochs: int = 300
@@ -65,6 +67,7 @@ class TrainOptions:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     planned_steps: int = 2800
+    compiled: bool = False
 
 
 @contextlib.contextmanager
@@ -151,7 +154,7 @@ def fit_flow(
     Returns:
         The best held-out loss `-mean log p(v | c)` in nats.
     """
-    lesson = _Pairs(v, c, held_out)
+    lesson = _Pairs(v, c, held_out, compiled_log_prob() if options.compiled else log_prob)
     options = replace(options, max_epochs=planned_epochs(len(lesson), options))
     return fit_module(flow, lesson, v.device, options, generator, on_epoch)
 
@@ -260,8 +263,8 @@ def told_apart(held_out: Tensor) -> tuple[Tensor, Tensor]:
 class _Pairs:
     """Pairs of data and context; without any that are held out, all are scored."""
 
-    def __init__(self, v: Tensor, c: Tensor, held_out: Tensor) -> None:
-        self.v, self.c = v, c
+    def __init__(self, v: Tensor, c: Tensor, held_out: Tensor, log_prob: LogProb) -> None:
+        self.v, self.c, self.log_prob = v, c, log_prob
         self.learned, scored = told_apart(held_out)
         self.scored = v[scored], c[scored]
 
@@ -270,7 +273,7 @@ class _Pairs:
 
     def loss(self, flow: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         rows = self.learned[rows]
-        log_p = flow(self.c[rows]).log_prob(self.v[rows])
+        log_p = self.log_prob(flow, self.v[rows], self.c[rows])
         # One pair that overflows must not undo the training.
         return -log_p[log_p.isfinite()].mean()
 

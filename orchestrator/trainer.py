@@ -123,6 +123,7 @@ def learner_options(config: LearnerConfig, threads: int, device: str) -> Learner
         ),
         threads=threads,
         device=device,
+        compiled=config.compiled,
     )
 
 

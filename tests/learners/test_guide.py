@@ -76,10 +76,13 @@ def test_it_finds_the_parameters_of_a_curved_simulator() -> None:
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(20_000, 2, generator=generator)
     z = middle(u) + 0.02 * torch.randn(20_000, 3, generator=generator)
-    told = fit_guide(u, z, middle(u), SMALL, 1500, 512, generator)(z[:2000])
+    losses: list[float] = []
+    told = fit_guide(u, z, middle(u), SMALL, 1500, 512, generator, lambda _, loss: losses.append(loss))(z[:2000])
     error = (told[:, :2] - u[:2000]) / told[:, 2:].exp()
     assert told[:, 2:].exp().median() < 0.03  # far narrower than the prior
     assert 0.5 < error.abs().median() < 0.9  # 0.67 where modes and deviations are exact
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(("guide", "embedding", "version"), [(False, None, 2), (False, "mlp", 3), (True, None, 4)])
