@@ -27,10 +27,11 @@ import typer
 from torch import Tensor
 from torch.distributions import Distribution
 
-from benchmarks.accuracy_table import write_table
+from benchmarks.accuracy_table import markdown
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
+from benchmarks.marked import replace_marked
 from learners import TemperedPosterior
 from learners.learner import Learner
 from simulators import get_task
@@ -181,7 +182,7 @@ def main(
             fitted = METHODS[method](task, theta, x, int(seed))
             cell = cells.put(key, _measure(fitted, name, [float(beta) for beta in betas.split(",")], wanted))
             print(f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}", flush=True)
-    write_table(cells.table, RESULTS)
+    replace_marked("benchmarks.accuracy", markdown(cells.table), RESULTS)
 
 
 def summary(table: pd.DataFrame) -> str:

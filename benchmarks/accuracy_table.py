@@ -1,14 +1,13 @@
-"""The table of `benchmarks.accuracy` in RESULTS.md, between two marks: it shows what is in the Parquet file."""
+"""The table of `benchmarks.accuracy` in RESULTS.md."""
 
 from __future__ import annotations
 
-__all__ = ["markdown", "write_table"]
-
-from pathlib import Path
+__all__ = ["markdown"]
 
 import pandas as pd
 
-_MARKS = ("<!-- made by benchmarks.accuracy -->", "<!-- end of what benchmarks.accuracy made -->")
+from benchmarks.marked import as_table, number
+
 _TASKS = ["two_moons", "slcp", "gaussian_linear", "gaussian_mixture", "lotka_volterra", "sir", "bernoulli_glm"]
 #: C2ST at beta = 1 that is wanted, by budget and task.
 _WANTED = {
@@ -29,7 +28,7 @@ def markdown(table: pd.DataFrame) -> str:
     betas = sorted(table["beta"].unique())
     titles = ["task", "simulations", "method", "seeds; observations"]
     titles += [f"**{beta:g}**" if beta == 1 else f"{beta:g}" for beta in betas] + ["seeds at 1", "wanted at 1"]
-    lines = [" | ".join(titles), " | ".join("---" for _ in titles)]
+    lines = []
     order = [(b, t, m) for b in sorted(table["budget"].unique()) for t in _TASKS for m in _NAMES]
     for budget, task, method in order:
         same = (table["budget"] == budget) & (table["task"] == task) & (table["method"] == method)
@@ -40,26 +39,10 @@ def markdown(table: pd.DataFrame) -> str:
         observations = int(cells["observation"].nunique())
         line = [task, f"{budget:,}", _NAMES[method], f"{len(means)}; {observations}"]
         medians = means.median()
-        line += [_number(medians.get(beta), strong=beta == 1) for beta in betas]
+        line += [number(medians.get(beta), strong=beta == 1) for beta in betas]
         seeds = sorted(means[1.0]) if 1.0 in means else []
         line.append(f"{seeds[0]:.3f} to {seeds[-1]:.3f}" if len(seeds) > 1 else "")
         wanted = _WANTED.get(int(budget), {}).get(task)
         line.append(f"{wanted:.2f}" if wanted is not None and method in ("ours", "refined") else "")
-        lines.append(" | ".join(line))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def write_table(table: pd.DataFrame, results: Path) -> None:
-    """Replaces what is between the marks of `results`; leaves a file without marks as it is."""
-    text = results.read_text() if results.exists() else ""
-    if not all(mark in text for mark in _MARKS):
-        return
-    before, rest = text.split(_MARKS[0])
-    after = rest.split(_MARKS[1])[1]
-    results.write_text(f"{before}{_MARKS[0]}\n\n{markdown(table)}\n\n{_MARKS[1]}{after}")
-
-
-def _number(value: float | None, strong: bool) -> str:
-    if value is None or value != value:
-        return ""
-    return f"**{value:.3f}**" if strong else f"{value:.3f}"
+        lines.append(line)
+    return as_table(titles, lines)

@@ -8,7 +8,7 @@ Each cell (task, observation, arm, seed) is one campaign through the public `Cam
 ensemble and training, and are the control arms. The peers (bench extra) know beta = 1 only: `npe` is `sbi`'s neural
 posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds (Deistler, Goncalves & Macke
 2022), `falcon` falcon-sbi's sequential estimation while simulations come. Rows are appended to a Parquet file; what is
-there is not run again.
+there is not run again. In the end RESULTS.md shows what is in the file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.accuracy import DRAWS, npe, problem, simulations
+from benchmarks.accuracy import DRAWS, RESULTS, npe, problem, simulations
+from benchmarks.acquisition_table import markdown
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from benchmarks.falcon_arm import falcon
+from benchmarks.marked import replace_marked
 from learners import TemperedPosterior
 from simulators import get_task
 
 #: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
 Draw = Callable[[float], Tensor | None]
 _ROUNDS = 4
+#: Rows of `benchmarks.accuracy`, to compare with.
+AMORTIZED = Path("benchmarks/accuracy.parquet")
 
 
 def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> TemperedPosterior:
@@ -113,8 +117,7 @@ def main(
                     cell = cells.put(key, _measured(task, number, arm, budget, seed, wanted))
                     scores = ", ".join(f"beta {b:g}: {c:.3f}" for b, c in zip(cell["beta"], cell["c2st"], strict=True))
                     print(f"{task} {number} {arm} seed {seed} ({cell['seconds'][0]:.0f} s): {scores}", flush=True)
-    groups = cells.table.groupby(["task", "budget", "arm", "beta"])
-    print(groups.agg({"c2st": ["mean", "std", "count"], "refined": "mean"}).to_string())
+    replace_marked("benchmarks.acquisition", markdown(cells.table, Cells(AMORTIZED).table), RESULTS)
 
 
 def _drawn(posterior: TemperedPosterior, seed: int, refine: bool, beta: float) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import accuracy
-from benchmarks.accuracy_table import markdown, write_table
+from benchmarks.accuracy_table import markdown
 from benchmarks.exact import exact_draws
+from benchmarks.marked import replace_marked
 
 MARKED = "before\n<!-- made by benchmarks.accuracy -->\nold\n<!-- end of what benchmarks.accuracy made -->\nafter\n"
 
@@ -41,13 +42,13 @@ def test_only_what_is_between_the_marks_is_replaced(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text(MARKED)
     for _ in range(2):
-        write_table(table(), results)
+        replace_marked("benchmarks.accuracy", markdown(table()), results)
     text = results.read_text()
     assert text.startswith("before\n<!-- made") and text.endswith("-->\nafter\n")
     assert "old" not in text
     assert text.count("slcp") == 1
     results.write_text("no marks")
-    write_table(table(), results)
+    replace_marked("benchmarks.accuracy", markdown(table()), results)
     assert results.read_text() == "no marks"
 
 
