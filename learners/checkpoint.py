@@ -7,21 +7,17 @@ from __future__ import annotations
 
 __all__ = ["dump_learner", "restore_learner"]
 
-import json
-
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from simulators.errors import SavedModelError
 
 from .learner import Learner
 from .network import PosteriorNetwork
+from .packed import UNREADABLE, pack, unpack
 from .scaling import DataScaling
 
 _FORMAT = 2
 _STATE = "state.json"
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError)
 
 
 def dump_learner(learner: Learner) -> bytes:
@@ -38,11 +34,8 @@ def dump_learner(learner: Learner) -> bytes:
         "network": network.as_dict(),
     }
     parts = {"source.": source, "network.": network, **({} if embedding is None else {"embedding.": embedding})}
-    # Tensors that share memory cannot be told apart in the file.
     weights = {f"{prefix}{k}": v for prefix, part in parts.items() for k, v in part.state_dict().items()}
-    tensors = {name: v.contiguous().cpu().clone() for name, v in weights.items()}
-    tensors[_STATE] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
-    return save(tensors)
+    return pack(_STATE, state, weights)
 
 
 def restore_learner(learner: Learner, raw: bytes) -> None:
@@ -53,8 +46,7 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
     """
     features = learner.features
     try:
-        tensors = load(raw)
-        state = json.loads(bytes(tensors.pop(_STATE).tolist()))
+        state, tensors = unpack(_STATE, raw)
         if state["format"] != _FORMAT or (state["embedding"] is None) != (features.kind is None):
             raise SavedModelError("expected the state of a learner with the same embedding, written by this version")
         features.scaling = DataScaling.from_dict(state["scaling"])
@@ -67,7 +59,7 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
         network = PosteriorNetwork.from_dict(state["network"])
         network.load_state_dict(_part(tensors, "network."))
         begun = int(state.get("begun", 0))  # Earlier states do not know it.
-    except (*_DAMAGE, SavedModelError) as error:
+    except (*UNREADABLE, SavedModelError) as error:
         features.scaling = features.embedding = None
         raise SavedModelError(f"the learner's checkpoint cannot be used: {error}") from error
     learner.source, learner.network, learner.begun = source, network.to(learner.device), begun

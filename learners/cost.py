@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from simulators.errors import DataError
 
+from .packed import copies
 from .pair_ensemble import PairEnsemble
 from .source import TrainingRows
 
@@ -85,7 +86,7 @@ class Cost(PairEnsemble):
     def frozen(self) -> Cost:
         """Without the distance, which may be anything."""
         small = Cost(no_distance, self.dim_u, self.dim_z, self.hidden, seed=0)
-        small.resume({k: v.detach().cpu().clone() for k, v in self.state_dict().items()})
+        small.resume(copies(self.state_dict()))
         return small.eval().requires_grad_(False)
 
     def _distances(

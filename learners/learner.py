@@ -288,7 +288,7 @@ class Learner:
         """The posterior as it stands; a copy that further training leaves alone."""
         assert self.network is not None, "fit_posterior comes first"
         network = PosteriorNetwork.from_dict(self.network.as_dict())
-        network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
+        network.load_state_dict(self.network.state_dict())
         familiarity = Familiarity.fit(self.features.of(self.data.x, evenly(self._kept(), _FAMILIAR)))
         default_x = None if self.x_o is None else self.x_o[0]
         scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)

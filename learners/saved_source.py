@@ -8,20 +8,16 @@ from __future__ import annotations
 __all__ = ["SOURCE", "SavedSource", "read_source", "save_source"]
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
 from simulators.errors import SavedModelError
 
 from .cost import Cost, no_distance
 from .known import KnownLikelihood
+from .packed import UNREADABLE, pack, unpack
 from .ratio import Ratio
 from .source import Source
 from .surrogate import Surrogate, SurrogateOptions
@@ -30,7 +26,6 @@ from .whitening import Whitening
 SOURCE = "source.safetensors"
 _FORMAT = 1
 _SPEC = "temperflow"
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -54,15 +49,14 @@ class SavedSource:
         try:
             if hashlib.sha256(self.raw).hexdigest() != self.digest:
                 raise SavedModelError("it is missing, damaged, or belongs to another training")
-            weights = load(self.raw)
-            spec = json.loads(bytes(weights.pop(_SPEC).tolist()))
+            spec, weights = unpack(_SPEC, self.raw)
             if spec["format"] != _FORMAT:
                 raise SavedModelError(f"expected format {_FORMAT}, got {spec['format']}")
             source = _built(spec)
             if source.as_dict() != {k: v for k, v in spec.items() if k != "format"}:
                 raise SavedModelError("its networks are made otherwise in this version")
             source.resume(weights)
-        except (*_DAMAGE, SavedModelError) as error:
+        except (*UNREADABLE, SavedModelError) as error:
             reason = str(error).splitlines()[0]
             raise SavedModelError(f"{SOURCE} cannot be used ({reason}); fit and save the posterior again") from error
         return source.eval().requires_grad_(False)
@@ -78,7 +72,10 @@ def save_source(source: Source | SavedSource | None, whitening: Whitening, direc
     if source is None or isinstance(source, KnownLikelihood) or not whitening.exact:
         path.unlink(missing_ok=True)
         return None
-    raw = source.raw if isinstance(source, SavedSource) else _raw(source)
+    if isinstance(source, SavedSource):
+        raw = source.raw
+    else:
+        raw = pack(_SPEC, {"format": _FORMAT, **source.as_dict()}, source.state_dict())
     temporary = directory / f".{SOURCE}.{os.getpid()}"
     temporary.write_bytes(raw)
     os.replace(temporary, path)
@@ -93,14 +90,6 @@ def read_source(directory: Path, digest: str | None) -> SavedSource | None:
         return SavedSource((directory / SOURCE).read_bytes(), digest)
     except OSError:
         return SavedSource(b"", digest)
-
-
-def _raw(source: Source) -> bytes:
-    spec = json.dumps({"format": _FORMAT, **source.as_dict()})
-    # Tensors that share memory cannot be told apart in the file.
-    weights = {k: v.detach().contiguous().cpu().clone() for k, v in source.state_dict().items()}
-    weights[_SPEC] = torch.frombuffer(bytearray(spec.encode()), dtype=torch.uint8)
-    return save(weights)
 
 
 def _built(spec: dict[str, Any]) -> Source:

@@ -22,6 +22,7 @@ from simulators.errors import SavedModelError
 from .embedding import Embedding
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
+from .packed import copies
 from .posterior import TemperedPosterior
 from .saved_files import DAMAGE, FORMAT_VERSION, SPEC, TENSORS, damaged, read_spec
 from .saved_source import read_source, save_source
@@ -38,14 +39,14 @@ _WITHOUT_EMBEDDING, _WITHOUT_GUIDE = 2, 3
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
     """Writes both files, each complete or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{k}": v.contiguous().cpu() for k, v in posterior.network.state_dict().items()}
+    tensors = copies({f"network.{k}": v for k, v in posterior.network.state_dict().items()})
     familiarity = posterior.familiarity
     tensors["familiarity.mean"] = familiarity.mean.contiguous()
     tensors["familiarity.precision"] = familiarity.precision.contiguous()
     tensors["familiarity.distances"] = familiarity.distances.contiguous()
     embedding = posterior.embedding
     if embedding is not None:
-        tensors |= {f"embedding.{k}": v.detach().contiguous().cpu() for k, v in embedding.state_dict().items()}
+        tensors |= copies({f"embedding.{k}": v for k, v in embedding.state_dict().items()})
     spec: dict[str, Any] = {
         "format": _format(posterior),
         "names": list(posterior.names),

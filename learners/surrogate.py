@@ -30,6 +30,7 @@ from simulators.errors import DataError
 
 from .member import Member
 from .memory import Parts
+from .packed import copies
 from .rounded import Rounded
 from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions, bounded_threads, told_apart
@@ -220,7 +221,7 @@ class Surrogate(Source):
         weights["weights"] = self.weights[used]
         for place, e in enumerate(used):
             weights |= {f"members.{place}.{k}": v for k, v in self.members[e].state_dict().items()}
-        small.resume({k: v.detach().cpu().clone() for k, v in weights.items()})
+        small.resume(copies(weights))
         return small.eval().requires_grad_(False)
 
     @property
