@@ -199,7 +199,7 @@ class Learner:
                 self.source, self.begun = self.new_source(), self.num_valid
             rows = self._rows()
             training = options.training if not self.source.fitted else options.refine if final else options.update
-            training = replace(training, compiled=self.options.compiled)
+            training = replace(training, compiled=training.compiled or self.options.compiled)
             threads = self.options.threads or torch.get_num_threads()
             return self.source.fit(rows, training, self.generator, _named("surrogate", on_progress), threads)
 
@@ -238,7 +238,7 @@ class Learner:
                 "posterior" and the held-out loss after each pass.
         """
         options = self.options.distillation if final else self.options.distillation_update
-        options = replace(options, compiled=self.options.compiled)
+        options = replace(options, compiled=options.compiled or self.options.compiled)
         with bounded_threads(self.options.threads):
             teaching = self._teaching()
             banks = teaching.banks(final)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from problems import LinearGaussian
 from torch import Tensor
 from torch._inductor import config
 from zuko.flows import Flow
 
+from learners import LearnerOptions, TemperedPosterior, compiling
 from learners.compiling import compiled_log_prob
 from learners.flows import affine_flow, spline_flow
 from learners.network import NetworkOptions, PosteriorNetwork
@@ -101,3 +104,19 @@ def test_nothing_is_compiled_unless_asked(monkeypatch: pytest.MonkeyPatch) -> No
     v, c = rows()
     options = TrainOptions(max_epochs=1)
     fit_flow(spline(), v, c, torch.zeros(64, dtype=torch.bool), options, torch.Generator())
+
+
+def test_the_learners_option_reaches_surrogate_and_network(
+    tiny: LearnerOptions, linear_gaussian: LinearGaussian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for module in ("training", "distillation"):
+
+        def instead(module: str = module) -> compiling.LogProb:
+            asked.append(module)
+            return compiling.log_prob
+
+        monkeypatch.setattr(f"learners.{module}.compiled_log_prob", instead)
+    theta, x = linear_gaussian.draw(200, seed=1)
+    TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), replace(tiny, compiled=True))
+    assert asked == ["training", "distillation"]

@@ -16,6 +16,7 @@ from orchestrator.config_reading import load_config
 from orchestrator.learner_parts import LearnerParts
 from orchestrator.observation import read_observation
 from orchestrator.problem import resolve
+from orchestrator.trainer import learner_options
 from simulators.errors import ConfigError, ObservationError, PriorError, SimulatorError
 
 BASE = {"simulator": {"task": "two_moons"}, "budget": {"simulations": 100}}
@@ -183,3 +184,10 @@ def test_what_of_the_learner_is_ones_own_is_loaded(tmp_path: Path) -> None:
         parts(source="cost", distance="own.py:number")
     with pytest.raises(SimulatorError, match="has no 'distanc'; did you mean 'distance'"):
         parts(source="cost", distance="own.py:distanc")
+
+
+def test_the_learner_is_made_as_configured() -> None:
+    options = learner_options(LearnerConfig(compiled=True, members=["affine"], bank=9, posterior_epochs=3), 2, "cpu")
+    assert options.compiled
+    assert options.surrogate.members == ("affine",)
+    assert (options.bank, options.distillation.epochs, options.threads, options.device) == (9, 3, 2, "cpu")
