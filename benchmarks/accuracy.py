@@ -31,7 +31,7 @@ from benchmarks.accuracy_table import markdown
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
-from benchmarks.marked import replace_marked
+from benchmarks.tables import replace_marked
 from learners import TemperedPosterior
 from learners.learner import Learner
 from simulators import get_task

@@ -6,7 +6,7 @@ __all__ = ["markdown"]
 
 import pandas as pd
 
-from benchmarks.marked import as_table, number
+from benchmarks.tables import as_table, number
 
 _TASKS = ["two_moons", "slcp", "gaussian_linear", "gaussian_mixture", "lotka_volterra", "sir", "bernoulli_glm"]
 #: C2ST at beta = 1 that is wanted, by budget and task.

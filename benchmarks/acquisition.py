@@ -30,7 +30,7 @@ from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from benchmarks.falcon_arm import falcon
-from benchmarks.marked import replace_marked
+from benchmarks.tables import replace_marked
 from learners import TemperedPosterior
 from simulators import get_task
 

@@ -13,7 +13,8 @@ from simulators.errors import SavedModelError
 
 from .learner import Learner
 from .network import PosteriorNetwork
-from .packed import UNREADABLE, pack, unpack
+from .packed import pack, unpack
+from .saved_files import DAMAGE
 from .scaling import DataScaling
 
 _FORMAT = 2
@@ -59,7 +60,7 @@ def restore_learner(learner: Learner, raw: bytes) -> None:
         network = PosteriorNetwork.from_dict(state["network"])
         network.load_state_dict(_part(tensors, "network."))
         begun = int(state.get("begun", 0))  # Earlier states do not know it.
-    except (*UNREADABLE, SavedModelError) as error:
+    except DAMAGE as error:
         features.scaling = features.embedding = None
         raise SavedModelError(f"the learner's checkpoint cannot be used: {error}") from error
     learner.source, learner.network, learner.begun = source, network.to(learner.device), begun

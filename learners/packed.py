@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["UNREADABLE", "copies", "pack", "unpack"]
+__all__ = ["copies", "pack", "unpack"]
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-
-#: What reading damaged bytes, or making something of what they hold, may raise.
-UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError)
 
 
 def copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -30,11 +26,7 @@ def pack(name: str, record: Mapping[str, Any], weights: Mapping[str, Tensor]) ->
 
 
 def unpack(name: str, raw: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record of that name, and the weights.
-
-    Raises:
-        UNREADABLE: Any of them, where the bytes are damaged.
-    """
+    """The record of that name, and the weights; of damaged bytes any of `saved_files.DAMAGE` is raised."""
     weights = load(raw)
     record: dict[str, Any] = json.loads(bytes(weights.pop(name).tolist()))
     return record, weights

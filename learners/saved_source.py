@@ -17,8 +17,9 @@ from simulators.errors import SavedModelError
 
 from .cost import Cost, no_distance
 from .known import KnownLikelihood
-from .packed import UNREADABLE, pack, unpack
+from .packed import pack, unpack
 from .ratio import Ratio
+from .saved_files import DAMAGE
 from .source import Source
 from .surrogate import Surrogate, SurrogateOptions
 from .whitening import Whitening
@@ -56,7 +57,7 @@ class SavedSource:
             if source.as_dict() != {k: v for k, v in spec.items() if k != "format"}:
                 raise SavedModelError("its networks are made otherwise in this version")
             source.resume(weights)
-        except (*UNREADABLE, SavedModelError) as error:
+        except DAMAGE as error:
             reason = str(error).splitlines()[0]
             raise SavedModelError(f"{SOURCE} cannot be used ({reason}); fit and save the posterior again") from error
         return source.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import accuracy
 from benchmarks.accuracy_table import markdown
 from benchmarks.exact import exact_draws
-from benchmarks.marked import replace_marked
+from benchmarks.tables import replace_marked
 
 MARKED = "before\n<!-- made by benchmarks.accuracy -->\nold\n<!-- end of what benchmarks.accuracy made -->\nafter\n"
 
