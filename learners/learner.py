@@ -31,7 +31,7 @@ from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
 from .rows import RowView, evenly
-from .simulations import Simulations, SimulationSet
+from .simulations import Simulations, SimulationSet, truncated_weights
 from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
 from .teaching import Teaching
@@ -43,6 +43,9 @@ MIN_SIMULATIONS = 50
 
 #: A last fit begins anew if there are so many times as many simulations as when the source was new.
 _GROWN = 1.5
+
+#: Weights that differ by no more than this factor are all alike.
+_UNLIKE = 1.05
 
 #: Simulations that say whether an observation is like them.
 _FAMILIAR = 100_000
@@ -220,7 +223,7 @@ class Learner:
         z_o = None if self.x_o is None else features(self.x_o)
         flags = (data.valid[kept].to(self.device), self.held_out[kept].to(self.device))
         cells = lattice if features.kind is None else None  # those of x are none of an embedding's
-        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, cells)
+        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, cells, self._worth(valid))
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""
@@ -331,6 +334,18 @@ class Learner:
     def _log_weight(self, rows: Tensor) -> Tensor:
         """`log p(theta) - log g(theta)`, NaN where nobody knows g, `(n,)`."""
         return self.log_prior(self.data.theta[rows]) - self.data.log_proposal[rows]
+
+    def _worth(self, rows: Tensor) -> Tensor | None:
+        """How much the simulations at `rows` count where every x counts as the prior says: `p(theta) / g(theta)`.
+
+        Proposals favour what is cheap to simulate, and what is cheap may be the least of what is asked for. Where
+        nobody knows g, a simulation counts as it is; where observations are given, g is where it matters.
+        """
+        if self.x_o is not None:
+            return None
+        log_weight = self._log_weight(rows)
+        weight = truncated_weights(log_weight.nan_to_num(0.0, 0.0, -30.0)).float().to(self.device)
+        return weight if weight.max() > _UNLIKE * weight.min() else None
 
     def _fitted(self) -> Source:
         assert self.source is not None, "fit_surrogate comes first"

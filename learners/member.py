@@ -130,10 +130,12 @@ class Member(nn.Module):
         generator: torch.Generator,
         on_epoch: Callable[[int, float], None] | None = None,
         lattice: Lattice | None = None,
+        worth: Tensor | None = None,
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats.
 
-        Infinite, without a fit, where the member is for data on a lattice and these are not.
+        Infinite, without a fit, where the member is for data on a lattice and these are not. Pairs count in proportion
+        to `worth` `(n,)` for the flow, not for the mean: smooth functions learn from all.
         """
         if isinstance(self.flow, Rounded) and not self.fitted:
             if lattice is None:
@@ -145,6 +147,7 @@ class Member(nn.Module):
             # What is subtracted is a copy, and may be large.
             number = evenly(torch.arange(len(u), device=u.device), _REGRESSED)
             u, z, held_out = u[number], z[number], held_out[number]
+            worth = None if worth is None else worth[number]
             if isinstance(self.mean, CommitteeMean):
                 left = self.mean.fit(u, z, held_out, number, options, generator)
             else:
@@ -164,7 +167,7 @@ class Member(nn.Module):
         self.fitted = True
         # Least squares is the answer of the linear kind: no pass over the data improves it.
         options = TrainOptions(max_epochs=0) if self.kind.flow == "linear" else options
-        loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch)
+        loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch, worth)
         return loss + float(self.scale.log().sum())
 
     def resume(self) -> None:

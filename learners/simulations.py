@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SimulationSet", "Simulations"]
+__all__ = ["SimulationSet", "Simulations", "truncated_weights"]
 
 from dataclasses import dataclass
 
@@ -83,3 +83,12 @@ class SimulationSet:
         self.log_proposal = torch.cat([self.log_proposal, simulations.log_proposal])
         self.valid = torch.cat([self.valid, simulations.valid])
         self.x.append(simulations.x)
+
+
+def truncated_weights(log_weight: Tensor) -> Tensor:
+    """Importance weights `(n,)` of finite logarithms, none above `sqrt(n)` times their mean (Ionides 2008).
+
+    A few huge ones must not count for all.
+    """
+    weight = log_weight.exp()
+    return weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))

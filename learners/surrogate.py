@@ -137,12 +137,14 @@ class Surrogate(Source):
         def fit_member(e: int) -> None:
             with bounded_threads(1):
                 own = torch.Generator().manual_seed(seeds[e])
-                self.members[e].fit(context, z, held_out, training, own, on_epoch, rows.lattice)  # type: ignore[operator]
+                self.members[e].fit(  # type: ignore[operator]
+                    context, z, held_out, training, own, on_epoch, rows.lattice, rows.weight
+                )
             self._seen[e] = len(z)
 
-        worth = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
+        learning = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
         with ThreadPoolExecutor(max(1, threads)) as workers:
-            list(workers.map(fit_member, worth))
+            list(workers.map(fit_member, learning))
         if not any(bool(member.fitted) for member in self.members):
             raise DataError(
                 "the surrogate's only members are for counts and other values that repeat, but no column of x is like "
@@ -153,7 +155,8 @@ class Surrogate(Source):
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
             least = _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT
-            self.weights.copy_(_stack(log_p, self.options.kinds(self.dim_z), least))
+            worth = torch.ones_like(log_p[0]) if rows.weight is None else rows.weight[scored]
+            self.weights.copy_(_stack(log_p, self.options.kinds(self.dim_z), least, worth))
         else:
             fitted = self.weights.new_tensor([float(member.fitted) for member in self.members])  # type: ignore[arg-type]
             self.weights.copy_(fitted / fitted.sum())
@@ -161,7 +164,7 @@ class Surrogate(Source):
         self.fitted = True
         if log_p is None:
             return float("nan")
-        return -float(torch.logsumexp(log_p + self.weights.log()[:, None], dim=0).mean())
+        return -float(torch.logsumexp(log_p + self.weights.log()[:, None], dim=0) @ worth / worth.sum())
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`."""
@@ -249,17 +252,19 @@ class Surrogate(Source):
         return torch.stack([m.log_prob(u, z) if m.fitted else never for m in self.members])  # type: ignore[operator]
 
 
-def _stack(log_p: Tensor, kinds: Sequence[str], least: float, iterations: int = 200) -> Tensor:
+def _stack(log_p: Tensor, kinds: Sequence[str], least: float, worth: Tensor, iterations: int = 200) -> Tensor:
     """Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`.
 
-    Members of one kind have the same weight: they differ by chance, which is not worth choosing among.
+    Rows count in proportion to `worth` `(n,)`. Members of one kind have the same weight: they differ by chance, which
+    is not worth choosing among.
     """
     same = torch.tensor([[float(a == b) for b in kinds] for a in kinds], device=log_p.device)
     same /= same.sum(dim=1, keepdim=True)
     weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
+    worth = worth / worth.sum()
     for _ in range(iterations):
-        weights = same @ torch.softmax(log_p + weights.log()[:, None], dim=0).mean(dim=1).clamp(min=1e-6)
+        weights = same @ (torch.softmax(log_p + weights.log()[:, None], dim=0) @ worth).clamp(min=1e-6)
     weights = torch.where(weights < min(least, float(weights.max())), 0.0, weights)
     return weights / weights.sum()
 

@@ -20,6 +20,7 @@ from .distillation import DistillationOptions
 from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
+from .simulations import truncated_weights
 from .source import Source
 from .tempered_density import TemperedDensity
 from .tempering import TemperedParticles, TemperingOptions, temper
@@ -167,9 +168,7 @@ class Teaching:
         known = self.log_weight.isfinite()
         if not known.any():
             return None
-        # Truncated importance weights (Ionides 2008): a few huge ones must not own the pairs.
-        weight = self.log_weight[known].exp()
-        weight = weight.clamp(max=float(weight.mean() * len(weight) ** 0.5))
+        weight = truncated_weights(self.log_weight[known])
         # Repeating few real pairs many times would only teach the network to remember them.
         most = options.real_share if self.source.draws_x else options.joint_share
         share = min(most, options.joint_share, 20 * len(weight) / options.pairs)

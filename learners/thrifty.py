@@ -2,13 +2,16 @@ r"""The same draws for less: a density of proposals in favour of what is cheap t
 
 If the error at u falls like `1 / n(u)` with the simulations near it, and it counts as a density g does, then of all
 ways to spend a given time the one with the least `\int g / n` is `n \propto g c^{-1/2}`, c being the time that a
-simulation takes. With the expected time of a `Runtime`, and `c_0` the shortest of draws from g,
+simulation takes. With the expected time of a `Runtime`, and `c_0` the shortest of draws from g, but no less than a
+fifth of their mean,
 
 .. math:: h(u) = \frac1Z\, g(u)\, a(u), \qquad Z = \mathbb E_g[a], \qquad
     a(u) = \min\Big(1, \max\big(0.05, \sqrt{c_0 / \mathbb E[t \mid u]}\big)\Big).
 
 A draw of g is kept with probability `a`: the density stays known, up to the error of the mean `Z` of many draws. Where
-all simulations take alike, `h` is g. (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025, arXiv 2410.07930.)
+all simulations take alike, `h` is g. Without the fifth, what takes next to no time would outnumber all the rest, and
+little else would be learned (`benchmarks/RESULTS.md`). (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025,
+arXiv 2410.07930.)
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from .tempered_density import TemperedDensity
 _NORMALIZING = 50_000
 #: Least probability that a draw is kept with: it bounds the weights of simulations.
 _LEAST = 0.05
+#: Share of the mean time below which nothing is any cheaper.
+_CHEAPEST = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class ThriftyDensity:
     ) -> ThriftyDensity:
         """`h` for `g` and the times that are expected."""
         seconds = runtime.expected(density.sample(_NORMALIZING, generator)[0])
-        floor = float(seconds.min())
+        floor = max(float(seconds.min()), _CHEAPEST * float(seconds.mean()))
         return cls(density, runtime, floor, float(_share(seconds, floor).mean()))
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -136,6 +136,7 @@ def fit_flow(
     options: TrainOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None] | None = None,
+    worth: Tensor | None = None,
 ) -> float:
     """Fits `flow` to pairs in place and leaves it at its best held-out score.
 
@@ -150,13 +151,14 @@ def fit_flow(
         options: See `TrainOptions`.
         generator: Source of the shuffling, on the CPU.
         on_epoch: Called with the epoch and its held-out loss (nats a pair).
+        worth: The weights `w` `(n,)`; None for all alike.
 
     Returns:
         The best held-out loss `-mean log p(v | c)` in nats.
     """
-    lesson = _Pairs(v, c, held_out, compiled_log_prob() if options.compiled else log_prob)
+    lesson = _Pairs(v, c, held_out, compiled_log_prob() if options.compiled else log_prob, worth)
     options = replace(options, max_epochs=planned_epochs(len(lesson), options))
-    return fit_module(flow, lesson, v.device, options, generator, on_epoch)
+    return fit_module(flow, lesson, v.device, options, generator, on_epoch, lesson.worth)
 
 
 def fit_module(
@@ -166,6 +168,7 @@ def fit_module(
     options: TrainOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None] | None = None,
+    worth: Tensor | None = None,
 ) -> float:
     """Fits `module` to a lesson in place and leaves it at its best held-out loss, which is returned.
 
@@ -174,6 +177,7 @@ def fit_module(
         lesson: What it learns from.
         device: Where the lesson's rows are.
         options, generator, on_epoch: As for `fit_flow`.
+        worth: Weights of the lesson's rows; None for all alike.
     """
     n = len(lesson)
     batch, steps_per_epoch = _batch(n, options), _steps_per_epoch(n, options)
@@ -181,7 +185,7 @@ def fit_module(
     descent = Descent(module, optimizer, options.max_epochs * steps_per_epoch)
     best, best_state, waited = _scored(lesson, module), copy.deepcopy(module.state_dict()), 0
     for epoch in range(options.max_epochs):
-        order = torch.randperm(n, generator=generator).to(device)
+        order = _shuffled(n, worth, generator).to(device)
         module.train()
         for k in range(steps_per_epoch):
             rows = order[k * batch : (k + 1) * batch]
@@ -200,6 +204,19 @@ def fit_module(
     module.load_state_dict(best_state)
     module.eval()
     return best
+
+
+def _shuffled(n: int, worth: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The `n` rows of a pass: each once or, if they are not worth the same, as often as it is worth.
+
+    Gradients of weighted losses would be those of the few rows of large weight in each batch.
+    """
+    order = torch.randperm(n, generator=generator)
+    if worth is None:
+        return order
+    share = worth.cpu().double().cumsum(0)
+    points = (torch.arange(n, dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
+    return torch.searchsorted(share / share[-1], points).clamp(max=n - 1)[order]
 
 
 def _groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -263,10 +280,11 @@ def told_apart(held_out: Tensor) -> tuple[Tensor, Tensor]:
 class _Pairs:
     """Pairs of data and context; without any that are held out, all are scored."""
 
-    def __init__(self, v: Tensor, c: Tensor, held_out: Tensor, log_prob: LogProb) -> None:
+    def __init__(self, v: Tensor, c: Tensor, held_out: Tensor, log_prob: LogProb, worth: Tensor | None) -> None:
         self.v, self.c, self.log_prob = v, c, log_prob
         self.learned, scored = told_apart(held_out)
-        self.scored = v[scored], c[scored]
+        self.scored = v[scored], c[scored], None if worth is None else worth[scored]
+        self.worth = None if worth is None else worth[self.learned]
 
     def __len__(self) -> int:
         return len(self.learned)
@@ -282,14 +300,15 @@ class _Pairs:
 
 
 @torch.no_grad()
-def held_out_loss(flow: nn.Module, v: Tensor, c: Tensor, chunk: int = 8192) -> float:
-    """`-mean log p(v | c)` in nats; a pair counts for at most 1e4, infinite if all do."""
+def held_out_loss(flow: nn.Module, v: Tensor, c: Tensor, worth: Tensor | None = None, chunk: int = 8192) -> float:
+    """`-mean log p(v | c)` in nats, with weights `worth`; a pair counts for at most 1e4, infinite if all do."""
     parts, pairs = Parts("scoring"), zip(v.split(chunk), c.split(chunk), strict=True)
     logs = torch.cat([parts.map(lambda a, b: flow(b).log_prob(a), *pair) for pair in pairs])
     usable = logs.isfinite() & (logs > -_WORST)
     if not usable.any():
         return math.inf
-    return float(-torch.where(usable, logs, -_WORST).mean())
+    losses = -torch.where(usable, logs, -_WORST)
+    return float(losses.mean() if worth is None else losses @ worth / worth.sum())
 
 
 def _rate(step: int, total: int, warm_up: int) -> float:

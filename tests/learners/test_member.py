@@ -167,17 +167,27 @@ def test_weights_below_the_least_are_none(least: float, weights: list[float]) ->
     # The second member alone explains one simulation in twenty.
     log_p = torch.zeros(2, 200)
     log_p[0, :10], log_p[1, 10:] = -50.0, -50.0
-    torch.testing.assert_close(_stack(log_p, ["a", "b"], least), torch.tensor(weights), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        _stack(log_p, ["a", "b"], least, torch.ones(200)), torch.tensor(weights), rtol=0, atol=1e-3
+    )
+
+
+def test_rows_count_as_they_are_worth() -> None:
+    # Half of the rows, each explained by one member only; the first half counts three times as much.
+    log_p = torch.zeros(2, 200)
+    log_p[0, :100], log_p[1, 100:] = -50.0, -50.0
+    worth = torch.cat([torch.full((100,), 3.0), torch.ones(100)])
+    torch.testing.assert_close(_stack(log_p, ["a", "b"], 0.01, worth), torch.tensor([0.25, 0.75]), rtol=0, atol=1e-3)
 
 
 def test_members_of_one_kind_weigh_the_same() -> None:
     log_p = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
     log_p[0] += 0.5
-    weights = _stack(log_p, ["a", "a", "b"], 0.01)
+    weights = _stack(log_p, ["a", "a", "b"], 0.01, torch.ones(200))
     assert float(weights[0]) == pytest.approx(float(weights[1]))
     # As if they were one member, a mixture of both in equal parts.
     one = torch.stack([log_p[:2].logsumexp(dim=0) - math.log(2), log_p[2]])
-    torch.testing.assert_close(weights[2], _stack(one, ["a", "b"], 0.01)[1], rtol=0, atol=1e-3)
+    torch.testing.assert_close(weights[2], _stack(one, ["a", "b"], 0.01, torch.ones(200))[1], rtol=0, atol=1e-3)
 
 
 def test_the_pool_is_the_mean_of_logarithms() -> None:

@@ -48,10 +48,20 @@ def test_alike_times_change_nothing() -> None:
 
 
 def test_where_time_is_exponential_the_draws_are_shifted_by_half_the_slope() -> None:
-    # N(u; 0, 1) exp(-u / 2) is N(u; -1/2, 1), but for the few draws that are as cheap as can be.
-    u, _, _ = thrifty(1.0).sample(20_000, torch.Generator().manual_seed(1))
-    assert float(u.mean()) == pytest.approx(-0.5, abs=0.03)
+    # N(u; 0, 1) exp(-u / 4) is N(u; -1/4, 1), but for the few draws that are as cheap as can be.
+    u, _, _ = thrifty(0.5).sample(20_000, torch.Generator().manual_seed(1))
+    assert float(u.mean()) == pytest.approx(-0.25, abs=0.03)
     assert float(u.std()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_nothing_is_cheaper_than_a_fifth_of_the_mean() -> None:
+    # Times of exp(3 u): the mean is nearly that of the longest, a thousand seconds, and half take less than one.
+    density = thrifty(3.0)
+    mean = float(density.runtime.expected(torch.randn(50_000, 1, generator=torch.Generator().manual_seed(1))).mean())
+    assert density.floor == pytest.approx(0.2 * mean, rel=0.1)
+    cheap = GRID[density.runtime.expected(GRID) < 0.15 * mean]
+    ratio = density.log_prob(cheap) - standard_normal().log_prob(cheap)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
 
 
 def test_a_given_time_pays_for_a_smaller_error() -> None:
