@@ -138,7 +138,7 @@ class Surrogate(Source):
             with bounded_threads(1):
                 own = torch.Generator().manual_seed(seeds[e])
                 self.members[e].fit(  # type: ignore[operator]
-                    context, z, held_out, training, own, on_epoch, rows.lattice, rows.weight
+                    context, z, held_out, training, own, on_epoch, rows.lattice, rows.worth
                 )
             self._seen[e] = len(z)
 
@@ -155,7 +155,7 @@ class Surrogate(Source):
             log_p = self._members(context[scored], z[scored]) if held_out.any() else None
         if log_p is not None:
             least = _MIN_WEIGHT_WIDE if self.dim_z > _SPLINE_DIM else _MIN_WEIGHT
-            worth = torch.ones_like(log_p[0]) if rows.weight is None else rows.weight[scored]
+            worth = torch.ones_like(log_p[0]) if rows.worth is None else rows.worth[scored]
             self.weights.copy_(_stack(log_p, self.options.kinds(self.dim_z), least, worth))
         else:
             fitted = self.weights.new_tensor([float(member.fitted) for member in self.members])  # type: ignore[arg-type]

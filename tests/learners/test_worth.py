@@ -34,14 +34,14 @@ def test_where_proposals_are_rare_a_simulation_counts_for_more() -> None:
     log_prior = PRIOR.log_prob(torch.tensor([0.5]))
     log_proposal = (log_prior + 0.7).repeat(100)
     log_proposal[::2] = log_prior - 0.7
-    weight = learner(log_proposal)._rows().weight
+    weight = learner(log_proposal)._rows().worth
     assert weight is not None
     torch.testing.assert_close((weight[0] / weight[1]).log(), torch.tensor(1.4))
 
 
 def test_where_nobody_knows_the_proposals_all_count_alike() -> None:
-    assert learner(torch.full((100,), float("nan")))._rows().weight is None
+    assert learner(torch.full((100,), float("nan")))._rows().worth is None
 
 
 def test_where_an_observation_is_given_nothing_is_weighted() -> None:
-    assert learner(torch.randn(100), torch.zeros(1))._rows().weight is None
+    assert learner(torch.randn(100), torch.zeros(1))._rows().worth is None
