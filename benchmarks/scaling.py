@@ -121,7 +121,7 @@ def replay(slots: int, simulations: int, folder: Path) -> dict[str, float]:
         store,
         journal,
         TrainerSupervisor(lambda: None, store, at_once=False),
-        Proposer(prior, whiten(prior), config, seed=0, next_id=0, acquisition=IntegratedVariance()),
+        Proposer(prior, whiten(prior), config, seed=0, next_id=0, acquisition=IntegratedVariance(), targeted=False),
         config,
         None,
         None,

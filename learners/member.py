@@ -134,8 +134,8 @@ class Member(nn.Module):
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats.
 
-        Infinite, without a fit, where the member is for data on a lattice and these are not. Pairs count in proportion
-        to `worth` `(n,)` for the flow, not for the mean: smooth functions learn from all.
+        Infinite, without a fit, where the member is for data on a lattice and these are not. Held-out pairs count
+        in proportion to `worth` `(n,)`.
         """
         if isinstance(self.flow, Rounded) and not self.fitted:
             if lattice is None:

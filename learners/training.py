@@ -1,7 +1,7 @@
 r"""Training of a conditional flow by maximum likelihood, or of any other module by the loss of its rows, with the data
 on the device and no loader in between.
 
-.. math:: \min_\phi \; -\frac{1}{\sum_i w_i} \sum_i w_i \log p_\phi(v_i \mid c_i)
+.. math:: \min_\phi \; -\frac1n \sum_i \log p_\phi(v_i \mid c_i)
 """
 
 from __future__ import annotations
@@ -151,14 +151,16 @@ def fit_flow(
         options: See `TrainOptions`.
         generator: Source of the shuffling, on the CPU.
         on_epoch: Called with the epoch and its held-out loss (nats a pair).
-        worth: The weights `w` `(n,)`; None for all alike.
+        worth: How much each pair counts where it is held out, `(n,)`; None for all alike. What is learned counts alike:
+            a flow that follows the conditional density needs no weights, and with them learns from fewer pairs
+            (Shimodaira 2000).
 
     Returns:
         The best held-out loss `-mean log p(v | c)` in nats.
     """
     lesson = _Pairs(v, c, held_out, compiled_log_prob() if options.compiled else log_prob, worth)
     options = replace(options, max_epochs=planned_epochs(len(lesson), options))
-    return fit_module(flow, lesson, v.device, options, generator, on_epoch, lesson.worth)
+    return fit_module(flow, lesson, v.device, options, generator, on_epoch)
 
 
 def fit_module(
@@ -168,7 +170,6 @@ def fit_module(
     options: TrainOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None] | None = None,
-    worth: Tensor | None = None,
 ) -> float:
     """Fits `module` to a lesson in place and leaves it at its best held-out loss, which is returned.
 
@@ -177,7 +178,6 @@ def fit_module(
         lesson: What it learns from.
         device: Where the lesson's rows are.
         options, generator, on_epoch: As for `fit_flow`.
-        worth: Weights of the lesson's rows; None for all alike.
     """
     n = len(lesson)
     batch, steps_per_epoch = _batch(n, options), _steps_per_epoch(n, options)
@@ -185,7 +185,7 @@ def fit_module(
     descent = Descent(module, optimizer, options.max_epochs * steps_per_epoch)
     best, best_state, waited = _scored(lesson, module), copy.deepcopy(module.state_dict()), 0
     for epoch in range(options.max_epochs):
-        order = _shuffled(n, worth, generator).to(device)
+        order = torch.randperm(n, generator=generator).to(device)
         module.train()
         for k in range(steps_per_epoch):
             rows = order[k * batch : (k + 1) * batch]
@@ -204,19 +204,6 @@ def fit_module(
     module.load_state_dict(best_state)
     module.eval()
     return best
-
-
-def _shuffled(n: int, worth: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The `n` rows of a pass: each once or, if they are not worth the same, as often as it is worth.
-
-    Gradients of weighted losses would be those of the few rows of large weight in each batch.
-    """
-    order = torch.randperm(n, generator=generator)
-    if worth is None:
-        return order
-    share = worth.cpu().double().cumsum(0)
-    points = (torch.arange(n, dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
-    return torch.searchsorted(share / share[-1], points).clamp(max=n - 1)[order]
 
 
 def _groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -284,7 +271,6 @@ class _Pairs:
         self.v, self.c, self.log_prob = v, c, log_prob
         self.learned, scored = told_apart(held_out)
         self.scored = v[scored], c[scored], None if worth is None else worth[scored]
-        self.worth = None if worth is None else worth[self.learned]
 
     def __len__(self) -> int:
         return len(self.learned)

@@ -269,8 +269,9 @@ class AcquisitionConfig(_Model):
     `variance`: the choice of the largest variance instead; `file.py:Name` or `module:Name`: the choice of your own
     class (see `docs/method.md`); `tempered`: no choice; `prior`: prior draws; `sobol`: a low-discrepancy sequence of
     the prior."""
-    prior_share: float = Field(0.2, ge=0.05, le=1.0)
-    """Share of the simulations that is always drawn from the prior."""
+    prior_share: float | None = Field(None, ge=0.05, le=1.0)
+    """Share of the simulations that is always drawn from the prior; by default 0.2 or, where no observation is given,
+    0.05: there the others are draws of the prior too, in favour of what is cheap."""
     chosen_share: float = Field(0.2, ge=0.0, le=1.0)
     """Share that is chosen one by one, by the methods that do so."""
     initial: int | None = Field(None, ge=1)
@@ -286,6 +287,10 @@ class AcquisitionConfig(_Model):
         if method not in METHODS and ":" not in method:
             raise ValueError(f"no method '{method}'; {nearest(method, METHODS)}, or name a class as 'file.py:Name'")
         return method
+
+    def share_of_prior(self, targeted: bool) -> float:
+        """`prior_share` or its default, in a campaign that has an observation or has none."""
+        return self.prior_share or (0.2 if targeted else 0.05)
 
     @property
     def learns(self) -> bool:

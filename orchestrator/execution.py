@@ -98,7 +98,13 @@ class Execution:
         observation = problem.observation
         self.whitening = whiten(problem.prior)
         self.proposer = Proposer(
-            problem.prior, self.whitening, config.acquisition, config.seed, last + 1, problem.acquisition
+            problem.prior,
+            self.whitening,
+            config.acquisition,
+            config.seed,
+            last + 1,
+            problem.acquisition,
+            targeted=observation is not None,
         )
         self.place = TrainerPlace(config.learner)
         temperature = config.temperature

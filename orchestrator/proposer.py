@@ -30,6 +30,7 @@ class Proposer:
         seed: The campaign's seed.
         next_id: The first id that is free.
         acquisition: What chooses candidates.
+        targeted: Whether the campaign has an observation.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Proposer:
         seed: int,
         next_id: int,
         acquisition: Acquisition,
+        targeted: bool,
     ) -> None:
         self.prior, self.whitening, self.config, self.seed = prior, whitening, config, seed
         self.next_id, self.acquisition = next_id, acquisition
+        self.prior_share = config.share_of_prior(targeted)
         self._generator = torch.Generator().manual_seed(seed * 1_000_003 + next_id)
         self._sobol = SobolEngine(whitening.dim, scramble=True, seed=seed)
         if config.method == "sobol" and next_id:
@@ -102,7 +105,7 @@ class Proposer:
         """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
         if snapshot is None or not self.config.learns:
             return self.from_prior(n)
-        share = min(1.0, self.config.prior_share * (n + num_chosen) / max(n, 1))
+        share = min(1.0, self.prior_share * (n + num_chosen) / max(n, 1))
         num_prior = int(torch.binomial(torch.tensor(float(n)), torch.tensor(share), generator=self._generator))
         parts = [self.from_prior(num_prior), self.from_density(n - num_prior, snapshot)]
         order = torch.randperm(n, generator=self._generator).numpy()

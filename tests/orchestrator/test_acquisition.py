@@ -18,11 +18,12 @@ from botorch.models import SingleTaskGP
 from botorch.sampling.normal import SobolQMCNormalSampler
 
 from learners import whiten
+from learners.prior_density import PriorDensity
 from orchestrator.acquisition import Candidates, IntegratedVariance, LargestVariance, RemovedVariance
 from orchestrator.acquisition_methods import resolve_acquisition
 from orchestrator.choice import ChoiceAhead
 from orchestrator.config import AcquisitionConfig
-from orchestrator.proposal import Proposals
+from orchestrator.proposal import KINDS, ProposalKind, Proposals
 from orchestrator.proposer import Proposer
 from simulators.errors import ConfigError, TemperflowError
 
@@ -172,10 +173,21 @@ def proposer_of(choose: Callable[[int, torch.Tensor], torch.Tensor]) -> Proposer
             return choose(n, pending)
 
     prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    return Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine())
+    return Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine(), targeted=True)
 
 
 SNAPSHOT: Any = SimpleNamespace(candidates=candidates(), rows=100_000)
+
+
+@pytest.mark.parametrize(("targeted", "asked", "share"), [(True, None, 0.2), (False, None, 0.05), (False, 0.5, 0.5)])
+def test_a_share_is_drawn_from_the_prior(targeted: bool, asked: float | None, share: float) -> None:
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    whitening, config = whiten(prior), AcquisitionConfig(prior_share=asked)
+    proposer = Proposer(prior, whitening, config, 0, 0, IntegratedVariance(), targeted)
+    snapshot: Any = SimpleNamespace(density=PriorDensity(prior, whitening, (0.1, 2.0)))
+    kinds = proposer.batch(10_000, snapshot).kind
+    drawn = (kinds == KINDS.index(ProposalKind.PRIOR)).mean()
+    assert drawn == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 1], [0, 1], [0.0, 1.0, 2.0]])
