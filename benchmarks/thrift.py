@@ -25,7 +25,7 @@ import typer
 from benchmarks.cells import Cells
 from simulators.loading import load_object
 
-_EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 _HELD_OUT = 1000
 #: Seed of the simulations that score; campaigns have others.
 _SCORING = 20_261_126
@@ -33,7 +33,7 @@ _SCORING = 20_261_126
 
 def held_out(task: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws of the prior `(n, d)` and their x `(n, k)`."""
-    simulate, prior = (load_object(f"{_EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
+    simulate, prior = (load_object(f"{EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SCORING)
         theta = prior.sample((_HELD_OUT,)).double()
@@ -45,7 +45,7 @@ def campaign(task: str, method: str, seconds: float, seed: int) -> Any:
     """The posterior and the simulations of one campaign; all of the budget is for learning."""
     from orchestrator import Campaign
 
-    simulate, prior = (load_object(f"{_EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
+    simulate, prior = (load_object(f"{EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
     with tempfile.TemporaryDirectory() as folder:
         result = Campaign(
             simulate,
