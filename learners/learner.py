@@ -336,7 +336,7 @@ class Learner:
         return self.log_prior(self.data.theta[rows]) - self.data.log_proposal[rows]
 
     def _worth(self, rows: Tensor) -> Tensor | None:
-        """How much the simulations at `rows` count where every x counts as the prior says: `p(theta) / g(theta)`.
+        """What simulations at `rows` count in scores, where every x counts as the prior says: `p(theta) / g(theta)`.
 
         Proposals favour what is cheap to simulate, and what is cheap may be the least of what is asked for. Where
         nobody knows g, a simulation counts as it is; where observations are given, g is where it matters.

@@ -41,7 +41,7 @@ class TrainingRows:
         z_o: The observations of a targeted campaign, `(m_o, k)`, or None.
         x_o: The same as they are, `(m_o, m)`, or None.
         lattice: The cells over which values of `z` were spread, or None.
-        worth: How much each of the valid ones counts in a surrogate, `(n_valid,)`; None for all alike.
+        worth: How much each of the valid ones counts where a surrogate is scored, `(n_valid,)`; None for all alike.
     """
 
     u: Tensor
