@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,19 +22,26 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from torch.distributions import Distribution
 
 from benchmarks.cells import Cells
 from simulators.loading import load_object
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+_EXAMPLES = Path(__file__).parents[1] / "examples"
 _HELD_OUT = 1000
 #: Seed of the simulations that score; campaigns have others.
 _SCORING = 20_261_126
 
 
+def example(task: str) -> tuple[Callable[..., Any], Distribution]:
+    """The simulator and the prior of one of the examples."""
+    simulate, prior = (load_object(f"{_EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
+    return simulate, prior
+
+
 def held_out(task: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws of the prior `(n, d)` and their x `(n, k)`."""
-    simulate, prior = (load_object(f"{EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
+    simulate, prior = example(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SCORING)
         theta = prior.sample((_HELD_OUT,)).double()
@@ -45,7 +53,7 @@ def campaign(task: str, method: str, seconds: float, seed: int) -> Any:
     """The posterior and the simulations of one campaign; all of the budget is for learning."""
     from orchestrator import Campaign
 
-    simulate, prior = (load_object(f"{EXAMPLES / task}.py:{name}") for name in ("simulate", "PRIOR"))
+    simulate, prior = example(task)
     with tempfile.TemporaryDirectory() as folder:
         result = Campaign(
             simulate,

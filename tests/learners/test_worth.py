@@ -50,15 +50,26 @@ def test_where_an_observation_is_given_nothing_is_weighted() -> None:
     assert learner(torch.randn(100), torch.zeros(1))._rows().worth is None
 
 
-def test_a_surrogate_is_scored_by_what_is_worth_more() -> None:
-    # Two laws for the same u, the first worth nine times as much.
+def test_a_surrogate_is_scored_and_its_members_stop_by_what_is_worth_more() -> None:
+    # Two laws for the same u; the rarer and wider is worth nine times as much.
     generator = torch.Generator().manual_seed(0)
-    first = torch.arange(600) % 2 == 0
-    z = torch.where(first, 1.0, -1.0)[:, None] + 0.01 * torch.randn(600, 1, generator=generator)
+    first = torch.arange(600) % 4 == 0
+    z = torch.where(first, 1.0, 0.1)[:, None] * torch.randn(600, 1, generator=generator)
     u, held_out, worth = torch.zeros(600, 1), torch.arange(600) % 5 == 0, torch.where(first, 9.0, 1.0)
-    rows = TrainingRows(u, torch.ones(600, dtype=torch.bool), held_out, z, z, worth=worth)
-    surrogate = Surrogate(1, 1, SurrogateOptions(members=("gaussian",), hidden=(8,)), seed=0)
     options = TrainOptions(max_epochs=60, patience=60, batch_size=64, learning_rate=1e-2)
-    loss = surrogate.fit(rows, options, generator)
-    log_p = surrogate.member_log_prob(u[held_out], z[held_out])[0].detach()
-    assert loss == pytest.approx(-float(log_p @ worth[held_out] / worth[held_out].sum()), abs=1e-5)
+
+    def fit(worth: torch.Tensor | None) -> tuple[float, torch.Tensor]:
+        rows = TrainingRows(u, torch.ones(600, dtype=torch.bool), held_out, z, z, worth=worth)
+        surrogate = Surrogate(1, 1, SurrogateOptions(members=("gaussian",), hidden=(8,)), seed=0)
+        loss = surrogate.fit(rows, options, torch.Generator().manual_seed(1))
+        return loss, surrogate.member_log_prob(u[held_out], z[held_out])[0].detach()
+
+    def score(log_p: torch.Tensor) -> float:
+        return -float(log_p @ worth[held_out] / worth[held_out].sum())
+
+    loss, log_p = fit(worth)
+    assert loss == pytest.approx(score(log_p), abs=1e-5)
+    # Both go through the same epochs; without weights the one is kept that suits the more frequent law.
+    plain_loss, plain_log_p = fit(None)
+    assert plain_loss == pytest.approx(-float(plain_log_p.mean()), abs=1e-5)
+    assert score(plain_log_p) > loss + 0.1
