@@ -19,6 +19,7 @@ from torch import Tensor
 
 from simulators.errors import DataError
 
+from .rows import evenly
 from .scaling import DataScaling
 from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions
@@ -26,6 +27,8 @@ from .whitening import Whitening
 
 #: `theta` `(n, d)` and `x` `(n, k)`, row by row -> `(n,)`; -inf where x is impossible. Called from several threads.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
+#: Simulations that it is tried with.
+_TRIED = 1000
 
 
 class KnownLikelihood(Source):
@@ -45,6 +48,7 @@ class KnownLikelihood(Source):
     ) -> None:
         super().__init__()
         self.function, self.whitening, self.scaling = function, whitening, scaling
+        self.whole: Tensor | None = None
         self.is_likelihood, self._sign, self._name = not is_loss, *((-1, "loss") if is_loss else (1, "log_likelihood"))
 
     def fit(
@@ -55,7 +59,19 @@ class KnownLikelihood(Source):
         on_epoch: OnEpoch | None = None,
         threads: int = 1,
     ) -> float:
-        """Nothing is to be learned."""
+        """Nothing is to be learned but which columns are whole numbers.
+
+        Raises:
+            DataError: The function is finite for none of the simulations.
+        """
+        some = evenly(torch.arange(len(rows.z)), _TRIED)
+        x = rows.x[some]
+        self.whole = (x == x.round()).all(dim=0)
+        if not self.log_prob(rows.u[rows.valid][some], rows.z[some]).isfinite().any():
+            raise DataError(
+                f"{self._name}: expected a finite number for at least one of {len(some)} simulations, but there is "
+                "none; the function gets theta (n, d) and x (n, k) as the simulator returned it"
+            )
         return float("nan")
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
@@ -66,7 +82,11 @@ class KnownLikelihood(Source):
         """
         batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
         theta = self.whitening.to_theta(u.cpu()).expand(*batch, -1).reshape(-1, u.shape[-1])
-        x = self.scaling.inverse(z.cpu()).expand(*batch, -1).reshape(-1, z.shape[-1])
+        x = self.scaling.inverse(z.cpu())
+        if self.whole is not None:
+            # A count that went through scaled data in single precision is no whole number: no law of counts has it.
+            x = torch.where(self.whole, x.round(), x)
+        x = x.expand(*batch, -1).reshape(-1, z.shape[-1])
         value = torch.as_tensor(self.function(theta, x))
         if value.shape != (len(theta),):
             raise DataError(

@@ -166,7 +166,7 @@ class TemperedPosterior:
 
         Arguments:
             sample_shape: Shape of the draws, such as `(1000,)`.
-            x: Observation `(k,)`; the default observation if None.
+            x: Observation `(k,)` or `(1, k)`; the default observation if None.
             beta: Temperature within `beta_range`.
             seed: Makes the draws repeatable.
             show_progress_bars: For `sbi`, which passes it; milliseconds need no bar.
@@ -178,12 +178,7 @@ class TemperedPosterior:
             ObservationError: No x, or one of another shape, or not finite.
             RefinementError: There is nothing to refine with.
         """
-        z = self._scaled(x)
-        if z.ndim != 1:
-            raise ObservationError(
-                f"sample takes one observation of shape ({self.dim_x},), got {tuple(z.shape)}; use sample_batched"
-            )
-        return self._draw(Size(sample_shape), z, beta, seed, refine)
+        return self._draw(Size(sample_shape), self._one(x), beta, seed, refine)
 
     @torch.no_grad()
     def sample_batched(
@@ -213,7 +208,7 @@ class TemperedPosterior:
         Raises:
             TemperatureError, ObservationError, RefinementError: As `sample`.
         """
-        z = self._scaled(x).reshape(1, -1)
+        z = self._one(x)[None]
         return float(self._refiner.efficiency(num_draws, z, self._beta(beta, Size([1])), seed))
 
     @torch.no_grad()
@@ -257,7 +252,7 @@ class TemperedPosterior:
         draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that x is far from all simulations was said once
-            told = self.network.told(self._scaled(x))
+            told = self.network.told(self._one(x))
         return highest(lambda theta: self._log_prob(theta, told, beta), draws, self.whitening)
 
     def to_inference_data(
@@ -279,7 +274,7 @@ class TemperedPosterior:
         x = self._check_x(x)
         if x.numel() != self.dim_x:
             raise ObservationError(f"expected one observation of shape ({self.dim_x},), got {tuple(x.shape)}")
-        self.default_x = x.reshape(-1)
+        self.default_x = x.reshape(-1).clone()
         return self
 
     def save(self, directory: str | Path) -> Path:
@@ -332,7 +327,7 @@ class TemperedPosterior:
     def _beta(self, beta: float, shape: Size) -> Tensor:
         return torch.full(shape, check_beta(beta, self.beta_range))
 
-    def _scaled(self, x: Any) -> Tensor:
+    def _scaled(self, x: Any, stacklevel: int = 4) -> Tensor:
         if x is None:
             if self.default_x is None:
                 raise ObservationError("no observation: pass x=..., or set one with set_default_x")
@@ -340,10 +335,22 @@ class TemperedPosterior:
         z = self.features(self._check_x(x))
         warning = unlike(self.familiarity.p_value(torch.atleast_2d(z)).numpy())
         if warning is not None:
-            warnings.warn(warning, stacklevel=4)  # this, the public method, its no_grad, the caller
+            warnings.warn(warning, stacklevel=stacklevel)  # this, the public method, its no_grad, the caller
+        return z
+
+    def _one(self, x: Any) -> Tensor:
+        """The features `(m,)` of a single observation; as a row of its own, too, as `sbi` has it."""
+        z = self._scaled(x, stacklevel=5)
+        if z.ndim > 1 and z.shape[:-1].numel() == 1:
+            z = z.reshape(-1)
+        if z.ndim != 1:
+            raise ObservationError(
+                f"expected one observation of shape ({self.dim_x},), got {tuple(z.shape)}; of the methods that draw, "
+                "sample_batched takes many"
+            )
         return z
 
     def _check_x(self, x: Any) -> Tensor:
-        x = torch.as_tensor(x, dtype=torch.float64)
+        x = torch.as_tensor(x, dtype=torch.float64).cpu()
         check_x(x.shape, int((~x.isfinite()).sum()), self.dim_x)
         return x

@@ -40,8 +40,8 @@ class Simulations:
     @classmethod
     def from_tensors(cls, theta: Tensor, x: Tensor) -> Simulations:
         """Simulations of unknown proposal; `x` `(n, ...)` is flattened."""
-        theta = torch.as_tensor(theta).detach().double()
-        x = torch.as_tensor(x).detach().double()
+        theta = torch.as_tensor(theta).detach().cpu().double()
+        x = torch.as_tensor(x).detach().cpu().double()
         if x.ndim > 2:
             x = x.flatten(1)
         return cls(theta, x, torch.full((len(theta),), torch.nan, dtype=torch.float64))

@@ -18,6 +18,7 @@ from torch import Tensor
 from .tempering import TemperedParticles
 
 _BANDWIDTH = 0.35
+_JITTER = 1e-8
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class TemperedDensity:
         u = particles.u.cpu()
         rows = torch.multinomial(ladder_weights(particles), num_centers, replacement=True, generator=generator)
         columns = torch.randint(u.shape[1], (num_centers,), generator=generator)
-        centered = u - u.mean(dim=1, keepdim=True)
+        # Narrow ridges, and fewer particles than dimensions, need double precision.
+        centered = (u - u.mean(dim=1, keepdim=True)).double()
         covariance = centered.mT @ centered / u.shape[1]
-        jitter = 1e-8 * torch.eye(u.shape[-1]) * (1 + covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None])
-        kernels = _BANDWIDTH * torch.linalg.cholesky(covariance + jitter)
+        jitter = torch.eye(u.shape[-1]).double() * (1 + covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None])
+        kernels = (_BANDWIDTH * torch.linalg.cholesky(covariance + _JITTER * jitter)).float()
         index = particles.index.cpu()
         return cls(u[rows, columns], particles.beta[rows].cpu(), index[rows], rows, kernels)
 

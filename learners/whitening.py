@@ -3,9 +3,9 @@ r"""Whitening: a bijection `theta -> u` under which the prior becomes a standard
 .. math:: u = T(\theta), \quad \theta \sim p(\theta) \Rightarrow u \sim \mathcal N(0, I),
     \qquad \log p(\theta) = \log \mathcal N(u; 0, I) + \log |\partial u / \partial \theta|
 
-Everything is learned in `u`: no posterior mass can leak outside the prior's support, and the posterior at
-`beta -> 0` is the base distribution of the flow itself. A whitening is plain numbers, saved as JSON; the
-prior object is not needed once a posterior is trained.
+Everything is learned in `u`: no posterior mass can leak outside the prior's support, where that is known to be a box,
+and the posterior at `beta -> 0` is the base distribution of the flow itself. A whitening is plain numbers, saved as
+JSON; the prior object is not needed once a posterior is trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from simulators.errors import PriorError
-from simulators.prior import Marginal, ProductPrior, check_prior
+from simulators.prior import Marginal, ProductPrior, check_prior, prior_draws
 
 from .constants import TINY
 
@@ -45,6 +45,11 @@ class Whitening(abc.ABC):
     @property
     def exact(self) -> bool:
         """Whether the prior is quite normal in u, so that the whitening is all there is to know of it."""
+        return True
+
+    @property
+    def knows_prior(self) -> bool:
+        """Whether `log_prior` is that of the prior: a saved whitening that is not exact has lost it."""
         return True
 
     @property
@@ -126,14 +131,21 @@ class AffineWhitening(Whitening):
         scale: Lower triangular `(d, d)`.
         lower, upper: Bounds `(d,)` of the support, infinite where there is none.
         prior: The prior, where the map is not exact.
+        exact: Whether it is.
     """
 
     def __init__(
-        self, mean: Tensor, scale: Tensor, lower: Tensor, upper: Tensor, prior: D.Distribution | None = None
+        self,
+        mean: Tensor,
+        scale: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        prior: D.Distribution | None = None,
+        exact: bool = True,
     ) -> None:
         self.mean, self.scale = mean.double(), scale.double()
         self.lower, self.upper = lower.double(), upper.double()
-        self.prior = prior
+        self.prior, self._exact = prior, exact
         self.dim = mean.shape[-1]
 
     def to_u(self, theta: Tensor) -> Tensor:
@@ -152,7 +164,11 @@ class AffineWhitening(Whitening):
 
     @property
     def exact(self) -> bool:
-        return self.prior is None
+        return self._exact
+
+    @property
+    def knows_prior(self) -> bool:
+        return self._exact or self.prior is not None
 
     @property
     def curved(self) -> tuple[int, ...]:
@@ -163,13 +179,15 @@ class AffineWhitening(Whitening):
             return super().log_prior_ratio(u)
         u_cpu = u.double().cpu()  # where the prior's own tensors are
         theta = self.to_theta(u_cpu)
-        log_prior = self.prior.log_prob(theta.float()).double()
+        # In one row of rows: some priors take no others.
+        log_prior = self.prior.log_prob(theta.float().reshape(-1, theta.shape[-1])).double().reshape(u.shape[:-1])
         return (log_prior - self.log_abs_det(theta) - log_normal(u_cpu)).to(u)
 
     def as_dict(self) -> dict[str, Any]:
         finite = {"lower": self.lower, "upper": self.upper}
         bounds = {k: [x if math.isfinite(x) else None for x in v.tolist()] for k, v in finite.items()}
-        return {"kind": "affine", "mean": self.mean.tolist(), "scale": self.scale.tolist(), **bounds}
+        form = {"kind": "affine", "mean": self.mean.tolist(), "scale": self.scale.tolist(), **bounds}
+        return form if self._exact else {**form, "exact": False}
 
 
 def whiten(prior: D.Distribution, num_samples: int = 20_000) -> Whitening:
@@ -188,12 +206,13 @@ def whiten(prior: D.Distribution, num_samples: int = 20_000) -> Whitening:
         marginals = _marginals(prior.base_dist)
         if marginals is not None:
             return MarginalWhitening(marginals)
-    theta = prior.sample(torch.Size([num_samples])).double()
+    # The same draws wherever the prior is whitened: learner, proposals and a later process must agree.
+    theta = prior_draws(prior, num_samples, torch.Generator().manual_seed(0)).double()
     if not theta.isfinite().all():
         raise PriorError("the prior draws values that are NaN or infinite; every draw must be finite")
     lower, upper = _bounds(_support(prior), theta.shape[-1])
     free = _unbound(theta, lower, upper)
-    return AffineWhitening(free.mean(0), _scale_tril(free), lower, upper, prior)
+    return AffineWhitening(free.mean(0), _scale_tril(free), lower, upper, prior, exact=False)
 
 
 def whitening_from_dict(spec: dict[str, Any]) -> Whitening:
@@ -202,7 +221,9 @@ def whitening_from_dict(spec: dict[str, Any]) -> Whitening:
         return MarginalWhitening([Marginal.from_dict(m) for m in spec["marginals"]])
     bounds = {"lower": -math.inf, "upper": math.inf}
     lower, upper = (_double([free if x is None else x for x in spec[key]]) for key, free in bounds.items())
-    return AffineWhitening(_double(spec["mean"]), _double(spec["scale"]), lower, upper)
+    # Earlier versions did not say.
+    exact = bool(spec.get("exact", True))
+    return AffineWhitening(_double(spec["mean"]), _double(spec["scale"]), lower, upper, exact=exact)
 
 
 def _double(values: Sequence[Any]) -> Tensor:
@@ -252,8 +273,11 @@ def _marginals(base: D.Distribution) -> list[Marginal] | None:
 
 def _bounds(support: Any, dim: int) -> tuple[Tensor, Tensor]:
     """Bounds `(d,)` of a support that is a box; infinite where nothing is known."""
-    while isinstance(support, constraints.independent):
+    while hasattr(support, "base_constraint"):
         support = support.base_constraint
+    if isinstance(support, constraints.cat):
+        parts = [_bounds(part, n) for part, n in zip(support.cseq, support.lengths, strict=True)]
+        return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
     lower = torch.as_tensor(getattr(support, "lower_bound", -math.inf)).double().expand(dim).clone()
     upper = torch.as_tensor(getattr(support, "upper_bound", math.inf)).double().expand(dim).clone()
     return lower, upper

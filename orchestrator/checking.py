@@ -72,7 +72,10 @@ def check(
         if prior.sum() >= _MIN_ROWS:
             ranks = _ranks(posterior, theta[prior], x[prior], "the prior", draws, seed, None, refine)
             results.append(_plain("prior", ranks))
-        if tempered.sum() >= _MIN_ROWS and posterior.default_x is not None:
+        if not posterior.whitening.knows_prior:
+            # The weights of that population need the prior's density: what the campaign found with it stands.
+            results += [] if refine else [result for result in read_check(run) if result.kind == "tempered"]
+        elif tempered.sum() >= _MIN_ROWS and posterior.default_x is not None:
             population = (
                 f"the part of the prior that the tempered posterior of the observation at beta = {low:g} occupies"
             )

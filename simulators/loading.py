@@ -13,7 +13,7 @@ from typing import Any
 from .errors import SimulatorError, nearest
 
 #: Our import packages: a user's folder of the same name would be imported in their place, or hidden by them.
-OUR_PACKAGES = ("simulators", "learners", "orchestrator", "cluster")
+OUR_PACKAGES = ("simulators", "learners", "orchestrator")
 
 
 def load_object(reference: str) -> Any:

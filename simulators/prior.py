@@ -131,7 +131,11 @@ class Marginal:
         # A point of the support stands in where theta is outside: no NaN, and validation is content.
         safe = torch.where(inside, theta, self.median())
         low, high = self.mass_bounds() if self.truncated else (0.0, 1.0)
-        return torch.where(inside, base.log_prob(safe) - math.log(high - low), -math.inf)
+        log_prob = base.log_prob(safe)
+        if self.distribution == "Uniform":
+            # Torch's is half open, and its draws in single precision may be the upper bound.
+            log_prob = log_prob.nan_to_num(neginf=float(base.log_prob(self.median())))
+        return torch.where(inside, log_prob - math.log(high - low), -math.inf)
 
     def cdf(self, theta: Tensor) -> Tensor:
         """Cumulative distribution at `theta` `(*,)` in double precision, truncation included."""
@@ -286,4 +290,8 @@ def prior_draws(prior: D.Distribution, n: int, generator: torch.Generator) -> Te
         # `torch.manual_seed` also formats a traceback for each kind of device, which costs more than the draws.
         torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         theta: Tensor = prior.sample(Size([n]))
-        return theta
+    # Rounding may step onto a bound where the density is zero: a neighbour towards the others is inside again.
+    outside = prior.log_prob(theta).isneginf()
+    if outside.any():
+        theta = torch.where(outside[:, None], torch.nextafter(theta, theta.mean(dim=0)), theta)
+    return theta

@@ -134,6 +134,9 @@ class Simulator:
             x = _rows(self._call(theta, seeds[0]), n)
         except _WrongLengthError as error:
             return Outcomes.failed(n, Status.WRONG_SHAPE, str(error), started, (time.perf_counter() - begin) / n)
+        except MemoryError as error:
+            seconds = (time.perf_counter() - begin) / n
+            return Outcomes.failed(n, Status.OUT_OF_MEMORY, _describe(error), started, seconds)
         except (Exception, SystemExit) as error:
             return Outcomes.failed(n, Status.RAISED, _describe(error), started, (time.perf_counter() - begin) / n)
         seconds = (time.perf_counter() - begin) / n

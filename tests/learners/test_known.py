@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from problems import LinearGaussian
+from scipy import stats
 from torch import Tensor
 
 from learners import LearnerOptions, TemperedPosterior
@@ -64,3 +65,32 @@ def test_a_function_of_another_shape_is_refused(linear_gaussian: LinearGaussian,
     for name in ("log_likelihood", "loss"):
         with pytest.raises(DataError, match=rf"{name}: expected \d+ numbers .* got shape \(\d+, 2\)"):
             TemperedPosterior.fit(theta, x, linear_gaussian.prior, options=tiny, **{name: lambda t, y: t + y})
+
+
+def test_counts_come_to_the_function_as_whole_numbers(small: LearnerOptions) -> None:
+    prior = torch.distributions.Independent(torch.distributions.Uniform(torch.tensor([0.5]), torch.tensor([20.0])), 1)
+    theta = prior.sample((3000,))
+    # The second is large enough for single precision to leave whole numbers.
+    x = torch.cat([torch.poisson(theta), torch.poisson(torch.full_like(theta, 1e6))], dim=1).double()
+
+    def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
+        assert torch.equal(x, x.round())
+        return torch.tensor(stats.poisson.logpmf(x[:, 0].numpy(), theta[:, 0].numpy()))
+
+    posterior = TemperedPosterior.fit(theta, x, prior, (0.2, 2.0), small, log_likelihood=log_likelihood)
+    grid = torch.linspace(0.5, 20.0, 2000).double()
+    for beta in (0.2, 1.0, 2.0):
+        weight = torch.softmax(beta * torch.tensor(stats.poisson.logpmf(10.0, grid.numpy())), dim=0)
+        mean = weight @ grid
+        deviation = (weight @ (grid - mean).square()).sqrt()
+        draws = posterior.sample((4000,), x=torch.tensor([10.0, 1e6]), beta=beta, seed=0).double()
+        assert abs(draws.mean() - mean) < 0.2 * deviation
+        assert float(draws.std()) == pytest.approx(float(deviation), rel=0.15)
+
+
+def test_a_function_that_is_finite_nowhere_is_an_error(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
+    theta, x = linear_gaussian.draw(200, seed=1)
+    with pytest.raises(DataError, match="log_likelihood: expected a finite number for at least one of 200"):
+        TemperedPosterior.fit(
+            theta, x, linear_gaussian.prior, options=tiny, log_likelihood=lambda t, y: t[:, 0] * 0 - torch.inf
+        )

@@ -83,7 +83,7 @@ def test_a_default_observation(gaussian_posterior: TemperedPosterior, tmp_path: 
         ([1.0, 2.0, 3.0], "expected an observation of 2 numbers"),
         (1.0, "expected an observation of 2 numbers"),
         ([1.0, math.nan], "1 NaN or infinite"),
-        ([[1.0, 2.0]], "use sample_batched"),
+        ([[1.0, 2.0], [0.0, 1.0]], "sample_batched takes many"),
     ],
 )
 def test_an_unusable_observation_is_refused(gaussian_posterior: TemperedPosterior, x: object, message: str) -> None:
@@ -290,3 +290,24 @@ def test_draws_for_arviz(gaussian_posterior: TemperedPosterior) -> None:
         values = data["posterior"][name]
         assert values.dims == ("chain", "draw")
         torch.testing.assert_close(torch.as_tensor(values.values[0]), draws[:, i])
+
+
+def test_a_row_is_an_observation_too_and_several_are_not(gaussian_posterior: TemperedPosterior) -> None:
+    x = torch.tensor([0.3, -0.2])
+    single = gaussian_posterior.sample((5,), x=x, seed=0)
+    assert torch.equal(gaussian_posterior.sample((5,), x=x[None], seed=0), single)
+    assert torch.equal(gaussian_posterior.map(x=x[None]), gaussian_posterior.map(x=x))
+    for method in (gaussian_posterior.sample, gaussian_posterior.map, gaussian_posterior.efficiency):
+        with pytest.raises(ObservationError, match="one observation of shape"):
+            method(x=torch.zeros(3, 2))
+
+
+def test_the_default_observation_is_a_copy(gaussian_posterior: TemperedPosterior) -> None:
+    x = torch.zeros(2, dtype=torch.float64)
+    before = gaussian_posterior.default_x
+    try:
+        gaussian_posterior.set_default_x(x)
+        x += 1
+        assert not gaussian_posterior.default_x.any()  # type: ignore[union-attr]
+    finally:
+        gaussian_posterior.default_x = before

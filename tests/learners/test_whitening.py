@@ -208,3 +208,46 @@ def test_curved_are_the_parameters_that_no_line_in_u_gives() -> None:
     }
     assert whiten(ProductPrior(marginals)).curved == (1, 3)
     assert whiten(D.MultivariateNormal(torch.zeros(2), torch.eye(2))).curved == ()
+
+
+def test_a_prior_is_whitened_alike_everywhere() -> None:
+    first = whiten(APPROXIMATE["mixture"])
+    torch.manual_seed(99)
+    again = whiten(APPROXIMATE["mixture"])
+    assert first.as_dict() == again.as_dict()
+
+
+class _Parts(D.Distribution):
+    """An exponential beside a uniform parameter, that takes rows only."""
+
+    def __init__(self) -> None:
+        self.parts = (D.Exponential(torch.tensor([1.0])), D.Uniform(torch.tensor([2.0]), torch.tensor([5.0])))
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    @property
+    def support(self) -> D.constraints.Constraint:
+        return D.constraints.cat([part.support for part in self.parts], dim=-1, lengths=[1, 1])
+
+    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:
+        return torch.cat([part.sample(shape) for part in self.parts], dim=-1)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        assert theta.ndim == 2
+        pairs = zip(self.parts, theta.split(1, dim=-1), strict=True)
+        return torch.cat([part.log_prob(value) for part, value in pairs], dim=-1).sum(dim=-1)
+
+
+def test_a_support_in_parts_is_a_box_and_rows_are_all_that_a_prior_must_take() -> None:
+    whitening = whiten(_Parts())
+    theta = whitening.to_theta(10 * torch.randn(50, 4, 2))
+    assert (theta[..., 0] >= 0).all()
+    assert ((theta[..., 1] >= 2) & (theta[..., 1] <= 5)).all()
+    assert whitening.log_prior_ratio(torch.randn(50, 4, 2)).shape == (50, 4)
+
+
+def test_a_saved_whitening_that_is_not_exact_has_lost_the_prior() -> None:
+    for prior in PRIORS.values():
+        whitening = whiten(prior)
+        loaded = whitening_from_dict(whitening.as_dict())
+        assert whitening.knows_prior
+        assert loaded.exact == loaded.knows_prior == whitening.exact

@@ -13,7 +13,7 @@ from scipy import integrate  # type: ignore[import-untyped, unused-ignore]
 from torch import Size, Tensor, distributions
 
 from simulators.errors import PriorError
-from simulators.prior import Marginal, ProductPrior, check_prior
+from simulators.prior import Marginal, ProductPrior, check_prior, prior_draws
 
 MARGINALS = {
     "normal": Marginal("Normal", {"loc": 1.0, "scale": 0.5}),
@@ -277,3 +277,22 @@ class TestCheckPrior:
     def test_names_the_remedy(self, prior: object, remedy: str) -> None:
         with pytest.raises(PriorError, match=remedy):
             check_prior(prior)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        distributions.Independent(distributions.Uniform(torch.tensor([1000.0]), torch.tensor([1000.001])), 1),
+        ProductPrior({"year": Marginal("Uniform", {"low": 1000.0, "high": 1000.001})}),
+    ],
+)
+def test_draws_that_rounding_puts_on_a_bound_are_inside(prior: distributions.Distribution) -> None:
+    theta = prior_draws(prior, 10_000, torch.Generator().manual_seed(0))
+    assert len(theta.unique()) > 5
+    assert prior.log_prob(theta).isfinite().all()
+
+
+def test_the_upper_bound_of_a_uniform_belongs_to_it() -> None:
+    marginal = Marginal("Uniform", {"low": 1990.0, "high": 2000.0})
+    density = marginal.log_prob(torch.tensor([1989.0, 1990.0, 1995.0, 2000.0, 2001.0]).double())
+    torch.testing.assert_close(density, torch.tensor([-math.inf, *[-math.log(10)] * 3, -math.inf]).double())

@@ -91,6 +91,15 @@ def test_what_the_simulator_raises_is_the_reason(error: BaseException, batched: 
     assert {o.reason for o in outcomes} == {f"{type(error).__name__}: {error}"}
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_pythons_memory_error_is_a_lack_of_memory(batched: bool) -> None:
+    def simulate(theta: np.ndarray) -> None:
+        raise MemoryError("no room")
+
+    outcomes = Simulator(simulate, batched).run_batch(THETA, SEEDS)
+    assert [o.status for o in outcomes] == [Status.OUT_OF_MEMORY] * 3
+
+
 def test_a_long_error_is_cut() -> None:
     def simulate(theta: np.ndarray) -> None:
         raise ValueError("x" * 100_000)
