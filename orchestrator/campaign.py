@@ -17,7 +17,7 @@ import cloudpickle
 import numpy as np
 from torch.distributions import Distribution
 
-from simulators.errors import ObservationError
+from simulators.errors import ConfigError, ObservationError
 from simulators.isolated import IsolatedSimulator
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
@@ -30,8 +30,8 @@ from .display import Display
 from .execution import CampaignResult, Execution
 from .learner_parts import resolve_learner
 from .loop import Interrupted
-from .observation import Observation, check_length, with_others
-from .problem import Problem, named, resolve
+from .observation import Observation, check_length, finite, with_others
+from .problem import Problem, check_fits, named, resolve
 from .run_directory import RunDirectory
 from .tracking import Tracker
 from .tracking_records import RunStatus
@@ -78,9 +78,12 @@ class Campaign:
         values = {**settings, "simulator": section, "budget": limits}
         config = validate_config(values, "the campaign's arguments")
         if isinstance(simulator, str):
+            if prior is not None:
+                raise ConfigError(f"the task '{simulator}' brings its own prior; leave `prior` out")
             problem = resolve(config, Path.cwd())
         else:
             checked, names = named(check_prior(prior))
+            check_fits(config, checked, names)
             spec = SimulatorSpec(
                 function=None,
                 pickled=cloudpickle.dumps(simulator),
@@ -92,8 +95,9 @@ class Campaign:
             learner = resolve_learner(config.learner, Path.cwd())
             problem = Problem(spec, checked, names, None, acquisition, learner)
         if observation is not None:
-            x, *others = (np.asarray(values, dtype=np.float64).ravel() for values in (observation, *also))
-            places = [f"also[{i}]" for i in range(len(others))]
+            places = [f"also[{i}]" for i in range(len(also))]
+            given = zip((observation, *also), ("`observation`", *places), strict=True)
+            x, *others = (finite(np.asarray(values, dtype=np.float64).ravel(), place) for values, place in given)
             problem = dataclasses.replace(problem, observation=with_others(Observation(x), others, places))
         elif len(also):
             raise ObservationError("`also` holds further observations, but there is no `observation`; give one")
@@ -135,7 +139,10 @@ class Campaign:
         return dataclasses.replace(result, mlflow_run_id=None if link is None else link["run_id"])
 
     def simulate(self, progress: bool = True) -> int:
-        """Runs, or continues, the simulations of the budget and nothing else; `run` learns from them later.
+        """Runs, or continues, the simulations of the budget; `run` trains the posterior on them later.
+
+        All but those near the observation that check the posterior, which must be there first. A method that chooses
+        trains meanwhile, to choose.
 
         Arguments:
             progress: Whether to show progress on standard error.
@@ -162,6 +169,7 @@ class Campaign:
             observation=_observation_record(self.problem.observation),
             folder=self.problem.spec.folder,
             started=records.get("started", started),
+            finished=None,
         )
         tracking = self.config.tracking
         uri = tracking.uri or default_uri()
@@ -186,7 +194,9 @@ class Campaign:
             raise
         finally:
             tracker.close(status, patience=8.0 if status != "FINISHED" else 60.0)
-            run.update(mlflow=tracker.link)
+            # A disk that is full must not hide what happened.
+            with contextlib.suppress(OSError):
+                run.update(mlflow=tracker.link)
             run.close()
 
 

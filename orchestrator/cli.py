@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from simulators.errors import ConfigError, TemperflowError
@@ -85,7 +86,10 @@ def simulate(
     address: Address = None,
     settings: Settings = None,
 ) -> None:
-    """Run a campaign's simulations only, or continue them; `run` learns from them later."""
+    """Run a campaign's simulations, or continue them; `run` trains the posterior on them later.
+
+    A method that chooses trains meanwhile, to choose; with `--set acquisition.method=prior` nothing is trained.
+    """
     from .campaign import Campaign
 
     campaign = Campaign.from_file(config, settings or (), directory, address)
@@ -101,12 +105,9 @@ def status(directory: RunDir) -> None:
     records = run.records()
     frame = run.store().read(["status", "reason", "seconds", "proposal", "attempts"]).to_pandas()
     budget = records["config"]["budget"]
-    state = "finished" if "finished" in records else "posterior trained" if run.posterior.exists() else "simulating"
-    console.print(
-        f"[bold]{records['config']['name']}[/bold]: {state} (or waiting to be continued)"
-        if state != "finished"
-        else f"[bold]{records['config']['name']}[/bold]: {state}"
-    )
+    state = "finished" if records.get("finished") else "posterior trained" if run.posterior.exists() else "simulating"
+    waiting = "" if state == "finished" else " (or waiting to be continued)"
+    console.print(f"[bold]{escape(records['config']['name'])}[/bold]: {state}{waiting}")
     of = f" of {budget['simulations']}" if budget.get("simulations") else ""
     imported = int((frame["proposal"] == "imported").sum())
     beside = f" and {imported} imported" if imported else ""
@@ -114,7 +115,7 @@ def status(directory: RunDir) -> None:
     table = Table("status", "reason", "simulations", "attempts")
     groups = frame.groupby(["status", "reason"], dropna=False)
     for (kind, reason), part in sorted(groups, key=lambda item: -len(item[1]))[:20]:
-        table.add_row(kind, reason or "", str(len(part)), str(int(part["attempts"].sum())))
+        table.add_row(kind, escape(reason or ""), str(len(part)), str(int(part["attempts"].sum())))
     console.print(table)
 
 

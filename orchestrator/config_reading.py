@@ -76,6 +76,8 @@ def _keys_at(location: Sequence[str]) -> list[str]:
     """The valid keys of the section at `location`."""
     model: Any = CampaignConfig
     for part in location:
+        if part not in model.model_fields:
+            continue  # a name that the user gave, such as a parameter's
         annotation = model.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

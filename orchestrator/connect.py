@@ -1,17 +1,27 @@
-"""Starting or joining Ray."""
+"""Starting or joining Ray, on the CPUs that this process may use."""
 
 from __future__ import annotations
 
-__all__ = ["connected"]
+__all__ = ["connected", "usable_cpus"]
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 
 from simulators.errors import ConfigError
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use, by its affinity (`taskset`, Slurm) and its container's limit; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(allowed, _limit())))
 
 
 @contextlib.contextmanager
@@ -19,7 +29,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     """A Ray cluster for the length of a `with` block.
 
     Joins the cluster at `address`, or at `RAY_ADDRESS`, or the one this program has joined already; else starts
-    one on this machine and shuts it down in the end.
+    one on this machine, with the CPUs that this process may use, and shuts it down in the end.
 
     Raises:
         ConfigError: No cluster answers at the address.
@@ -37,7 +47,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
         if address is None or address == "local":
             ray.init(
                 address="local",
-                num_cpus=num_cpus or os.cpu_count(),
+                num_cpus=num_cpus or usable_cpus(),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -54,3 +64,14 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
         yield
     finally:
         ray.shutdown()
+
+
+def _limit() -> float:
+    """CPU seconds that the container may use a second; infinite without a limit."""
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" in it
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    return math.inf

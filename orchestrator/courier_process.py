@@ -35,9 +35,10 @@ class CourierProcess:
     def __init__(self, directory: Path, uri: str) -> None:
         self._directory, self._server = directory, without_secret(uri)
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        # A session of its own: Ctrl-C in the terminal is for the campaign.
+        # -P: files of the user's folder, such as a random.py, are not to be taken for Python's own. A session of its
+        # own: Ctrl-C in the terminal is for the campaign.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.courier", str(directory)],
+            [sys.executable, "-P", "-m", "orchestrator.courier", str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -176,8 +176,10 @@ class Execution:
         return CampaignResult(posterior, self.run.path, checks, None)
 
     def simulate(self) -> int:
-        """Runs the simulations of the budget and nothing else; the number of simulations in the store."""
-        self._simulate(0)
+        """Runs the simulations of the budget that need no final posterior; the number of simulations in the store."""
+        self._simulate(self._calibration_size())
+        missing = self._room(self._calibration_size() - self._count(ProposalKind.CALIBRATION_PRIOR))
+        self.loop.simulate(self.proposer.for_calibration(missing, None))
         self.loop.close()
         return len(self.store)
 
@@ -189,8 +191,9 @@ class Execution:
             self.trainer.stop()
 
     def _keep(self, snapshot: Snapshot) -> None:
-        """Keeps what another trainer needs to go on from here."""
-        self.run.write_bytes(self.run.checkpoint.name, snapshot.checkpoint)
+        """Keeps what another trainer needs to go on from here; without it, one begins from an earlier model."""
+        with self.watch.dispensable("the trained model"):
+            self.run.write_bytes(self.run.checkpoint.name, snapshot.checkpoint)
 
     def _continue_interrupted(self) -> None:
         """Submits what an earlier process had in flight; it is in the journal already."""
@@ -329,7 +332,8 @@ class Execution:
         now = self.executor.now()
         if self._simulating_since is not None and (force or now - self._remembered > _REMEMBER_SECONDS):
             self._remembered = now
-            self.run.update(simulating_seconds=self._simulated_before + now - self._simulating_since)
+            with self.watch.dispensable("the time spent"):
+                self.run.update(simulating_seconds=self._simulated_before + now - self._simulating_since)
         if force:
             self._simulating_since = None
 

@@ -6,20 +6,42 @@ fast; so they are simulated again, with the same id, theta and seed.
 
 from __future__ import annotations
 
-__all__ = ["ProposalJournal"]
+__all__ = ["ProposalJournal", "append_whole"]
 
 import contextlib
+import logging
 import os
+from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from .proposal import KINDS, Integers, ProposalKind, Proposals
 
+logger = logging.getLogger(__name__)
+
 #: Rows after which the journal is written anew without what has finished.
 _ROTATE_ROWS = 200_000
+
+
+def append_whole(file: FileIO, end: int, content: bytes) -> int:
+    """Writes behind the first `end` bytes of an unbuffered file; returns where it ends now.
+
+    Raises:
+        OSError: It could not be written, as on a full disk; then nothing of it is left in the file.
+    """
+    left = memoryview(content)
+    try:
+        file.seek(end)
+        while left:
+            # A disk that is nearly full takes a part.
+            left = left[file.write(left) :]
+    except BaseException:
+        file.truncate(end)
+        raise
+    return end + len(content)
 
 
 class ProposalJournal:
@@ -31,9 +53,8 @@ class ProposalJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
-        self._writer: Any = None
-        self._rows = 0
+        self._file: FileIO | None = None
+        self._end = self._rows = 0
 
     def read(self) -> Proposals:
         """All proposals in the journal; a batch that was not written to its end is left out."""
@@ -44,19 +65,47 @@ class ProposalJournal:
         return Proposals.concatenate(parts)
 
     def rotate(self, unfinished: Proposals) -> None:
-        """Begins anew with what has not finished yet; the old contents stay until this is on disk."""
-        self.close()
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        self._file = temporary.open("wb")
-        self._rows = 0
-        self._write(unfinished)
-        os.fsync(self._file.fileno())
-        os.replace(temporary, self.path)
+        """Begins anew with what has not finished yet; the old contents stay until this is on disk.
 
-    def record(self, proposals: Proposals) -> None:
-        """Writes proposals down; from now on they survive this process."""
+        If that fails, as on a full disk, the old file goes on: it holds more than is needed.
+
+        Raises:
+            OSError: It failed the first time, when there is no old file to go on with.
+        """
+        try:
+            file, end = _begun(self.path, unfinished)
+        except OSError as error:
+            if self._file is None:
+                raise
+            self._rows = 0
+            logger.warning("%s cannot be written anew, which is tried again later: %s", self.path, error)
+            return
+        self.close()
+        self._file, self._end, self._rows = file, end, len(unfinished)
+
+    def record(self, proposals: Proposals, meanwhile: Callable[[], object]) -> None:
+        """Writes proposals down; from now on they survive this process.
+
+        Waits while that fails, as on a full disk: what is simulated without it would be lost with this process.
+
+        Arguments:
+            proposals: What is to be simulated.
+            meanwhile: Called between two tries; takes a moment, and may raise to give up.
+        """
         assert self._file is not None, "rotate comes first"
-        self._write(proposals)
+        if not len(proposals):
+            return
+        told = False
+        while True:
+            try:
+                self._end = append_whole(self._file, self._end, _encoded(proposals, first=not self._end))
+                break
+            except OSError as error:
+                if not told:
+                    logger.warning("%d proposals wait to be written to %s: %s", len(proposals), self.path, error)
+                told = True
+            meanwhile()
+        self._rows += len(proposals)
 
     @property
     def full(self) -> bool:
@@ -67,18 +116,30 @@ class ProposalJournal:
         """Closes the file; what was recorded stays."""
         if self._file is not None:
             self._file.close()
-        self._file = self._writer = None
+        self._file = None
 
-    def _write(self, proposals: Proposals) -> None:
-        assert self._file is not None
-        if not len(proposals):
-            return
-        batch = _batch(proposals)
-        if self._writer is None:
-            self._writer = pa.ipc.new_stream(self._file, batch.schema)
-        self._writer.write_batch(batch)
-        self._file.flush()
-        self._rows += len(proposals)
+
+def _begun(path: Path, proposals: Proposals) -> tuple[FileIO, int]:
+    """A file with these proposals, on disk in place of an earlier one, and where it ends."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    file = aside.open("wb", buffering=0)
+    try:
+        end = append_whole(file, 0, _encoded(proposals, first=True)) if len(proposals) else 0
+        os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        file.close()
+        aside.unlink(missing_ok=True)
+        raise
+    return file, end
+
+
+def _encoded(proposals: Proposals, first: bool) -> bytes:
+    """A batch of the stream; the first comes behind the schema."""
+    batch = _batch(proposals)
+    head = batch.schema.serialize().to_pybytes() if first else b""
+    content: bytes = head + batch.serialize().to_pybytes()
+    return content
 
 
 def _batch(proposals: Proposals) -> pa.RecordBatch:

@@ -127,7 +127,7 @@ class SimulationLoop:
 
     def submit(self, proposals: Proposals) -> None:
         """Hands proposals to the pool, written down before, so that they survive this process."""
-        self.journal.record(proposals)
+        self.journal.record(proposals, self._turn)
         self.pool.submit(proposals)
 
     def train_and_simulate(
@@ -146,6 +146,8 @@ class SimulationLoop:
             late = deadline is not None and self.pool.executor.now() > deadline
             affordable = self._affordable(seconds)
             enough = late or self.accurate or affordable <= 0
+            if (late or self.accurate) and self.pool.withdraw():
+                self.journal.rotate(self.pool.pending)
             if (self.trainable >= target or enough) and not in_flight:
                 break
             if not enough and self._storing:
@@ -159,14 +161,14 @@ class SimulationLoop:
 
     def simulate(self, proposals: Proposals) -> None:
         """Runs given proposals to the end."""
-        self.journal.record(proposals)
+        self.journal.record(proposals, self._turn)
         waiting = proposals
         while len(waiting) or self.pool.num_pending:
             if self._storing:
                 n = self.pool.appetite
                 self.pool.submit(waiting.take(slice(0, n)))
                 waiting = waiting.take(slice(n, None))
-            self._turn()
+            self._turn(waiting)
         self.save()
 
     def save(self) -> None:
@@ -201,11 +203,13 @@ class SimulationLoop:
         finally:
             self.journal.close()
 
-    def _turn(self) -> None:
+    def _turn(self, waiting: Proposals | None = None) -> None:
+        """One look at what has ended; `waiting` are written down already, and not in the pool yet."""
         self._record(self.pool.poll(_POLL_SECONDS))
         self._hand_over()
         if self.journal.full:
-            self.journal.rotate(self.pool.pending)
+            pending = self.pool.pending
+            self.journal.rotate(pending if waiting is None else Proposals.concatenate([pending, waiting]))
         self._check_stop()
         self.on_tick()
 

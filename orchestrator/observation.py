@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Observation", "check_length", "read_observation", "recorded_observation", "with_others"]
+__all__ = ["Observation", "check_length", "finite", "read_observation", "recorded_observation", "with_others"]
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
     except (ValueError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObservationError(f"{path} cannot be read as numbers: {reason}") from error
-    return Observation(_finite(x, path))
+    return Observation(finite(x, str(path)))
 
 
 def check_length(observed: int | None, simulated: int | None, store: str) -> None:
@@ -135,12 +135,17 @@ def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> O
     index = None
     if config.index is not None and pd.api.types.is_numeric_dtype(frame[config.index]):
         index = frame[config.index].to_numpy(dtype=np.float64)
-    return Observation(_finite(x, path), tuple(columns), index, config.index or "row")
+    return Observation(finite(x, str(path)), tuple(columns), index, config.index or "row")
 
 
-def _finite(x: Array, path: Path) -> Array:
+def finite(x: Array, source: str) -> Array:
+    """`x` as it is.
+
+    Raises:
+        ObservationError: It is empty, or some of its numbers are NaN or infinite.
+    """
     if x.size == 0:
-        raise ObservationError(f"the observation in {path} is empty")
+        raise ObservationError(f"the observation in {source} is empty")
     if not np.isfinite(x).all():
-        raise ObservationError(f"the observation in {path} has {int((~np.isfinite(x)).sum())} NaN or infinite values")
+        raise ObservationError(f"the observation in {source} has {int((~np.isfinite(x)).sum())} NaN or infinite values")
     return x

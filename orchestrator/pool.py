@@ -132,6 +132,13 @@ class SimulationPool:
             self._start()
         return Finished.concatenate(finished) if finished else Finished.none()
 
+    def withdraw(self) -> int:
+        """Takes back what has not been handed to the executor yet; their number. Nothing of it will be reported."""
+        withdrawn = self._num_fresh
+        self._fresh.clear()
+        self._num_fresh = 0
+        return withdrawn
+
     def cancel(self) -> None:
         """Gives up everything pending; nothing of it will be reported."""
         self._fresh.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Problem", "resolve", "resolve_prior"]
+__all__ = ["Problem", "check_fits", "named", "resolve", "resolve_prior"]
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.distributions import Distribution
 
+from learners.whitening import whiten
 from simulators import get_task
 from simulators.command import CommandSpec
 from simulators.errors import ConfigError, PriorError
@@ -72,6 +73,7 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
     if simulator.task is not None and (config.parameters or config.prior):
         raise ConfigError(f"the task '{simulator.task}' brings its own prior; remove `parameters` and `prior`")
     prior, names = resolve_prior(config, folder)
+    check_fits(config, prior, names)
     if simulator.task is not None:
         spec = SimulatorSpec(task=simulator.task, batched=True, timeout=timeout, folder=home)
     else:
@@ -81,11 +83,24 @@ def resolve(config: CampaignConfig, folder: Path) -> Problem:
             function=function, command=command, batched=simulator.batched, timeout=timeout, folder=home
         )
     observation = None if config.observation is None else read_observation(config.observation, folder)
+    acquisition = resolve_acquisition(config.acquisition.method, folder)
+    return Problem(spec, prior, names, observation, acquisition, resolve_learner(config.learner, folder))
+
+
+def check_fits(config: CampaignConfig, prior: Distribution, names: tuple[str, ...]) -> None:
+    """Whether the configuration asks for what there is.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
     unknown = set(config.reference) - set(names)
     if unknown:
         raise ConfigError(f"reference: no parameter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    acquisition = resolve_acquisition(config.acquisition.method, folder)
-    return Problem(spec, prior, names, observation, acquisition, resolve_learner(config.learner, folder))
+    if config.acquisition.method == "sobol" and not whiten(prior).exact:
+        raise ConfigError(
+            "acquisition.method: a low-discrepancy sequence needs a prior whose quantiles are known (independent "
+            "parameters, or a multivariate normal), and this one is not; use `method: prior`"
+        )
 
 
 def _command(simulator: SimulatorConfig, command: list[str], names: tuple[str, ...], folder: Path) -> CommandSpec:

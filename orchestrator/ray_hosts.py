@@ -9,12 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import ray
 from ray._private.state import actors, available_resources_per_node
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simulators.errors import ConfigError, SimulatorError
@@ -24,6 +25,7 @@ from simulators.simulator import Seeds, SimulatorSpec
 from .config import ResourcesConfig
 from .executor import Blame, Ended, Lost
 from .host import Host, Order, Pulse
+from .nowhere import FailedStarts, nowhere
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ class _Host:
     heard: float = 0.0
     #: In the order of coming.
     tasks: dict[int, Order] = field(default_factory=dict)
-    alone: int | None = None
+    #: Those that run alone: they occupy all its slots.
+    alone: set[int] = field(default_factory=set)
     load: int = 0
     #: Tasks that it has not been told of yet.
     outbox: list[Order] = field(default_factory=list)
@@ -76,8 +79,7 @@ class _Host:
     def remove(self, number: int) -> Order:
         order = self.tasks.pop(number)
         self.load -= order.share
-        if self.alone == number:
-            self.alone = None
+        self.alone.discard(number)
         return order
 
     def speak(self) -> None:
@@ -107,6 +109,7 @@ class RayHosts:
         self._resources, self._reserved = resources, reserved
         self._spec = ray.put(spec)
         self._hosts: list[_Host] = []
+        self._failed = FailedStarts()
         self._scanned = -math.inf
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
@@ -132,7 +135,7 @@ class RayHosts:
         return sum(
             max(0, host.width + 1 + math.ceil(ahead * host.width) - host.load)
             for host in self._ready()
-            if host.alone is None
+            if not host.alone
         )
 
     def warm_up(self, timeout: float) -> bool:
@@ -151,13 +154,8 @@ class RayHosts:
         return bool(self._ready())
 
     def start(self, task: int, theta: Array, seeds: Seeds, share: int, alone: bool) -> None:
-        """Hands a task to the host that has most to spare."""
-        candidates = [host for host in self._ready() if host.alone is None]
-        assert candidates, "room() said that there is room"
-        host = self._most_room(candidates)
-        if alone:
-            host.alone, share = task, host.width
-        host.add(Order(task, theta, seeds, min(share, host.width)))
+        """Hands a task to the host that has most to spare, of those that are wide enough."""
+        self._hand(Order(task, theta, seeds, share), alone)
 
     def wait(self, timeout: float) -> list[Ended | Lost]:
         """What has come to an end, waiting up to `timeout` seconds for the first."""
@@ -228,6 +226,7 @@ class RayHosts:
             return []
         if host.starting is not None:
             host.starting, host.worker = None, answer
+            self._failed.forget(host.node)
             return []
         assert isinstance(answer, Pulse)
         if answer.error:
@@ -244,20 +243,38 @@ class RayHosts:
 
     def _balance(self) -> None:
         """Takes back what waits at one host while slots of another are idle."""
-        idle = sum(host.width - host.load for host in self._ready() if host.load < host.width and host.alone is None)
-        for host in self._ready():
+        hosts = [host for host in self._ready() if not host.alone]
+        idle = sum(host.width - host.load for host in hosts if host.load < host.width)
+        widest = max((host.width for host in hosts if host.load < host.width), default=0)
+        for host in hosts:
             excess = min(idle, host.load - host.width)
-            if excess > 0 and host.alone is None and host.withdrawing is None and host.pulse is not None:
-                host.withdrawing = host.actor.withdraw.remote(excess)
-                idle -= excess
+            if excess <= 0 or host.withdrawing is not None or host.pulse is None:
+                continue
+            # What is too wide for the idle hosts would only come back, again and again.
+            last = reversed(list(host.tasks.values())[-excess:])
+            count = sum(1 for _ in takewhile(lambda order: order.share <= widest, last))
+            if count:
+                host.withdrawing = host.actor.withdraw.remote(count)
+                idle -= count
 
     def _hand_on(self, host: _Host, tasks: list[int]) -> None:
         for task in tasks:
-            order = host.remove(task)
-            self._most_room([h for h in self._ready() if h.alone is None]).add(order)
+            alone = task in host.alone
+            self._hand(host.remove(task), alone)
 
-    def _most_room(self, hosts: list[_Host]) -> _Host:
-        return max(hosts, key=lambda h: ((h.width - h.load) / h.width, -h.load))
+    def _hand(self, order: Order, alone: bool) -> None:
+        hosts = self._ready()
+        assert hosts, "room() said that there is room"
+        # A host never starts what is wider than itself.
+        share = min(order.share, max(host.width for host in hosts))
+        wide = [host for host in hosts if host.width >= share]
+        # If all of them are kept for tasks that run alone, it waits behind one.
+        candidates = [host for host in wide if not host.alone] or wide
+        host = max(candidates, key=lambda h: ((h.width - h.load) / h.width, -h.load))
+        if alone:
+            host.alone.add(order.number)
+            share = host.width
+        host.add(replace(order, share=share))
 
     def _give_up(self, host: _Host, reason: str) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order; what it had is lost."""
@@ -265,7 +282,10 @@ class RayHosts:
             ray.kill(host.actor)
         self._hosts.remove(host)
         self._scanned = -math.inf
-        node_is_gone = host.node not in {node["NodeID"] for node in _nodes()}
+        nodes = {node["NodeID"]: node for node in _nodes()}
+        node_is_gone = host.node not in nodes
+        if host.starting is not None and not node_is_gone:
+            self._failed.add(host.node, nodes[host.node]["NodeManagerHostname"], reason, time.monotonic())
         why = f"the node {host.node[:12]} of its worker is gone" if node_is_gone else f"its worker was lost: {reason}"
         if host.tasks:
             logger.info("%d tasks start again elsewhere: %s", len(host.tasks), why)
@@ -275,7 +295,7 @@ class RayHosts:
         for task, order in host.tasks.items():
             started = order.share <= free and task not in unheard
             free -= order.share if started else free
-            suspect = Blame.PROVEN if host.alone == task else Blame.SUSPECT
+            suspect = Blame.PROVEN if task in host.alone else Blame.SUSPECT
             lost.append(Lost(task, started, suspect if started and not node_is_gone else Blame.NONE, why))
         return lost
 
@@ -291,6 +311,8 @@ class RayHosts:
                 self._hosts.remove(host)
         available = free_resources()
         for node in _nodes():
+            if self._failed.pausing(node["NodeID"], now):
+                continue
             for width in self._widths(node, available.get(node["NodeID"], {})):
                 self._hosts.append(self._launch(node["NodeID"], width))
 
@@ -335,15 +357,7 @@ class RayHosts:
         return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=time.monotonic())
 
     def _nowhere(self) -> str:
-        needs = ", ".join(f"{amount:g} {name}" for name, amount in self._need().items())
-        labels = "".join(f", label {name}={value}" for name, value in self._resources.labels.items())
-        nodes = "; ".join(
-            ", ".join(f"{node['Resources'].get(name, 0):g} {name}" for name in self._need()) for node in _nodes()
-        )
-        return (
-            f"a simulation needs {needs}{labels}, but no node of the cluster has that to spare (in all they have: "
-            f"{nodes}); lower simulator.resources, or wait until the cluster is free"
-        )
+        return str(self._failed) or nowhere(self._need(), self._resources.labels, _nodes(), self._reserved)
 
 
 def free_resources() -> dict[str, dict[str, float]]:
@@ -363,4 +377,6 @@ def _placed(actor: Any) -> bool:
 
 def _describe(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return lines[-1]  # of the traceback: what was raised
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 __all__ = ["comparison", "make_report"]
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from simulators.errors import RefinementError, SavedModelError
 from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
+from .connect import usable_cpus
 from .failures import failure_table
 from .figures import corner, fit_by_temperature, predictive, temperature_widths
 from .learner_parts import load_own_posterior
@@ -94,7 +94,7 @@ def make_report(run: RunDirectory, own_code: bool = False) -> list[Path]:
         RunDirectoryError, SavedModelError: No campaign there, or its posterior is damaged.
     """
     records = run.records()
-    with Renderer(apart=(os.cpu_count() or 1) > 1) as renderer:
+    with Renderer(apart=usable_cpus() > 1) as renderer:
         data = _spent(run, records)
         _begin(renderer, data.figures)
         if run.posterior.exists():

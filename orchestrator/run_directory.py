@@ -65,13 +65,14 @@ class RunDirectory:
         try:
             new: dict[str, Any] = {"identity": identity, "id": uuid.uuid4().hex}
             records = self.records() if self.exists else new
-            differing = [key for key in identity if records["identity"].get(key) != identity[key]]
+            differing = [key for key in identity if not _same(records["identity"].get(key), identity[key])]
             if "observation" in differing and records["identity"].get("observation") is None:
                 # What was simulated for any observation is of use for one.
                 differing.remove("observation")
             if differing:
+                how = ["the order of parameters" if _reordered(records, identity, key) else key for key in differing]
                 raise RunDirectoryError(
-                    f"{self.path} belongs to another configuration: {', '.join(differing)} changed; use the same "
+                    f"{self.path} belongs to another configuration: {', '.join(how)} changed; use the same "
                     "configuration to continue it (budget, learner, acquisition and tracking may change), or another "
                     "--dir to start anew"
                 )
@@ -110,8 +111,13 @@ class RunDirectory:
     def write_bytes(self, name: str, content: bytes) -> None:
         """The same for bytes."""
         temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        os.replace(temporary, self.path / name)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, self.path / name)
+        except OSError:
+            # What little room a full disk has left is not for a part of it.
+            temporary.unlink(missing_ok=True)
+            raise
 
     def store(self) -> SimulationStore:
         """The simulations, in this folder or where the configuration says."""
@@ -137,3 +143,12 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} is being written by another process; wait for it to end, or choose another --dir"
             ) from error
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two parts of an identity say the same: the order of the parameters is that of theta's columns."""
+    return bool(old == new) and (not isinstance(new, dict) or list(old) == list(new))
+
+
+def _reordered(records: dict[str, Any], identity: dict[str, Any], key: str) -> bool:
+    return key == "parameters" and records["identity"].get(key) == identity[key]

@@ -46,7 +46,7 @@ class StoreWriter:
         self._put = self._durable = 0
         self._problem: str | None = None
         self._flush_to = 0
-        self._closing = self._abandoned = False
+        self._closing = self._abandoned = self._merging = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -92,7 +92,7 @@ class StoreWriter:
         """Makes all rows durable, tidies the store if it is worth it, and ends the thread.
 
         Arguments:
-            patience: Seconds without any progress after which it gives up.
+            patience: Seconds without any progress after which it gives up; a merge under way is awaited.
 
         Raises:
             RunDirectoryError: Rows that could not be written are lost; says how many, and why.
@@ -101,7 +101,10 @@ class StoreWriter:
             self._closing = True
             self._changed.notify_all()
             while self._durable < self._put:
-                if not self._changed.wait_for(functools.partial(self._beyond, self._durable), patience):
+                # Rows wait for a merge, however long it takes: that the store is slow does not say that it is out.
+                limit = None if self._merging else patience
+                moved = functools.partial(self._moved, self._durable, self._merging)
+                if not self._changed.wait_for(moved, limit):
                     break
             lost, self._abandoned = self._put - self._durable, True
             self._changed.notify_all()
@@ -112,8 +115,8 @@ class StoreWriter:
             )
         self._thread.join(patience)
 
-    def _beyond(self, durable: int) -> bool:
-        return self._durable > durable
+    def _moved(self, durable: int, merging: bool) -> bool:
+        return self._durable > durable or self._merging != merging
 
     def _run(self) -> None:
         small = self._compact(self._count_small(), _MANY_FILES)
@@ -176,11 +179,18 @@ class StoreWriter:
 
     def _compact(self, small: int, limit: int) -> int:
         """Merges small files if there are more than `limit`; returns how many there are."""
-        if small <= limit:
-            return small
+        with self._changed:
+            # In the end, rows that wait come first.
+            if small <= limit or (self._closing and self._queue):
+                return small
+            self._merging = True
         try:
             self._store.compact()
             return self._store.small_files()
         except Exception as error:
             logger.warning("small files could not be merged, which is tried again later: %s", error)
             return 0
+        finally:
+            with self._changed:
+                self._merging = False
+                self._changed.notify_all()

@@ -7,7 +7,6 @@ __all__ = ["Snapshot", "Trained", "Trainer", "learner_options"]
 import contextlib
 import dataclasses
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
+from .connect import usable_cpus
 from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics
 from .temperatures import report_betas
@@ -150,7 +150,8 @@ class Trainer:
         checkpoint: bytes | None = None,
         parts: LearnerParts | None = None,
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Ray shows all GPUs of the node to an actor that got none: they are for others.
+        device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._threads = max(1, int(config.cpus))
         options = learner_options(config, self._threads, device)
         observation = None if x_o is None else torch.as_tensor(x_o)
@@ -201,7 +202,7 @@ class Trainer:
 
         Arguments:
             before: See above.
-            alone: No simulations run beside it: all cores of the machine are free.
+            alone: No simulations run beside it: all cores that there are for it are free.
 
         Raises:
             DataError: Too few valid simulations.
@@ -223,7 +224,7 @@ class Trainer:
         return Snapshot(rows, density, candidates, metrics, dump_learner(self.learner), self._notices.take())
 
     def finish(self, metadata: dict[str, Any]) -> Trained:
-        """Trains to convergence, with all cores of the machine."""
+        """Trains to convergence, with all cores that there are for it."""
         self._learn_from(None)
         self._use_threads(None)
         surrogate_loss = self.learner.fit_surrogate(final=True, on_progress=self._report)
@@ -274,8 +275,7 @@ class Trainer:
             self._held.append((ids[~chosen], rows.take(~chosen)))
 
     def _use_threads(self, threads: int | None) -> None:
-        threads = threads or os.cpu_count() or 1
-        self.learner.options = dataclasses.replace(self.learner.options, threads=threads)
+        self.learner.options = dataclasses.replace(self.learner.options, threads=threads or usable_cpus())
 
     def _report(self, phase: str, loss: float) -> None:
         self._progress = (phase, loss)

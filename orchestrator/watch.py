@@ -4,20 +4,27 @@ from __future__ import annotations
 
 __all__ = ["Watch"]
 
+import contextlib
 import json
+import logging
 import math
+import os
 import time
+from collections.abc import Iterator
 
 from simulators.outcome import Status
 
 from .config import CampaignConfig
 from .display import Display, Progress
+from .journal import append_whole
 from .loop import SimulationLoop
 from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
 from .system_metrics import SystemMetrics
 from .tracked_training import TrackedTraining
 from .tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 #: Metrics are written down this often, and never much more than 5,000 times in a doubling of the campaign's time.
 _METRIC_SECONDS, _METRIC_SHARE = 2.0, 1 / 5000
@@ -56,6 +63,7 @@ class Watch:
         self._begin, self._seconds_before = time.monotonic(), loop.seconds
         self._looked = self._last_metrics = self._last_figures = -math.inf
         self._window: list[tuple[float, int]] = []
+        self._told: set[str] = set()
 
     def look(self) -> bool:
         """Tells how far it is, a few times a second however often it is called; returns whether it did."""
@@ -84,6 +92,16 @@ class Watch:
         trainer, final = self.trainer, self.phase == "training"
         self.training.look(trainer.training, final, self.loop.trainable, trainer.progress, self.loop.spent)
 
+    @contextlib.contextmanager
+    def dispensable(self, what: str) -> Iterator[None]:
+        """Writes what the campaign can do without for a while; that it fails, as on a full disk, is told once."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._told:
+                self._told.add(what)
+                logger.warning("%s cannot be written now, which is tried again later: %s", what, error)
+
     def write_metrics(self, force: bool = False) -> None:
         """Writes metrics down and sends them, if it is time or must be."""
         now = time.monotonic()
@@ -109,8 +127,9 @@ class Watch:
         }
         if self.loop.snapshot is not None:
             metrics |= self.loop.snapshot.metrics
-        with self.run.metrics.open("a") as file:
-            file.write(json.dumps({"time": time.time(), "phase": self.phase, **metrics}) + "\n")
+        line = json.dumps({"time": time.time(), "phase": self.phase, **metrics}) + "\n"
+        with self.dispensable("metrics"), self.run.metrics.open("ab", buffering=0) as file:
+            append_whole(file, file.seek(0, os.SEEK_END), line.encode())
         self.tracker.metrics(metrics | self.system.poll(), step=done)
         if now - self._last_figures > max(_FIGURE_SECONDS, elapsed / 20) and done:
             self._last_figures = now

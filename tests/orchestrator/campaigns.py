@@ -34,6 +34,11 @@ def rare(theta, seed):
         raise ValueError("an odd seed")
     return simulate(theta, seed)
 
+def bracketed(theta, seed):
+    if theta[0] > 1:
+        raise ValueError("see [/tmp/log]")
+    return simulate(theta, seed)
+
 def broken(theta):
     raise RuntimeError("out of order")
 """

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,10 +20,11 @@ from campaigns import NORMAL, QUICK, write_campaign
 from mlflow.entities import Run
 
 from learners import TemperedPosterior
-from orchestrator import Campaign
+from orchestrator import Campaign, checking
 from orchestrator.campaign import CampaignResult
 from orchestrator.delivery import Delivery
 from orchestrator.explorer import load_explored
+from orchestrator.run_directory import RunDirectory
 from orchestrator.store import SimulationStore
 from simulators.errors import ConfigError, DataError, ObservationError, RunDirectoryError
 
@@ -219,6 +221,52 @@ def test_a_run_directory_of_another_configuration_is_refused(finished: Finished,
     pd.testing.assert_frame_equal(finished.rows(), before)
 
 
+def test_the_order_of_parameters_is_that_of_thetas_columns(finished: Finished, tmp_path: Path) -> None:
+    values = yaml.safe_load(finished.config.read_text())
+    values["parameters"] = dict(reversed(values["parameters"].items()))
+    values["simulator"]["function"] = f"{finished.folder / 'model.py'}:simulate"
+    values["observation"] = str(finished.folder / "x_o.csv")
+    reordered = tmp_path / "campaign.yaml"
+    reordered.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(RunDirectoryError, match="the order of parameters changed"):
+        Campaign.from_file(reordered, directory=finished.result.directory).run(progress=False)
+    assert load_explored(str(finished.result.directory)).posterior.names == ("a", "b")
+
+
+def test_a_check_without_the_priors_density_keeps_what_the_campaign_found(tmp_path: Path) -> None:
+    modes = torch.distributions.Independent(torch.distributions.Normal(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 1.0), 1)
+    prior = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(2)), modes)
+    result = Campaign(
+        lambda theta: theta + np.random.normal(size=2),
+        prior,
+        observation=[0.3, -0.3],
+        budget=250,
+        directory=tmp_path / "run",
+        learner=QUICK,
+        calibration={"share": 0.3, "draws": 50},
+        tracking={"enabled": False},
+    ).run(progress=False)
+    assert [found.kind for found in result.checks] == ["prior", "tempered"]
+    # The prior is a program's, and a saved posterior does not hold it.
+    loaded = TemperedPosterior.load(tmp_path / "run")
+    again = checking.check(RunDirectory(tmp_path / "run"), loaded, draws=100, seed=5)
+    assert again[1] == result.checks[1]
+    assert again[0].ranks != result.checks[0].ranks
+
+
+def test_what_is_simulated_first_and_learned_from_later_is_checked_too(tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, acquisition={"method": "prior"})
+    campaign = Campaign.from_file(config, directory=tmp_path / "run")
+    # A share of 0.2, half of it near the observation, where a posterior must be first.
+    assert campaign.simulate(progress=False) == 270
+    kinds = Counter(pd.read_parquet(tmp_path / "run" / "simulations")["proposal"])
+    assert kinds == {"prior": 240, "calibration-prior": 30}
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    kinds = Counter(result.simulations()["proposal"])
+    assert kinds == {"prior": 240, "calibration-prior": 30, "calibration-tempered": 30}
+    assert [check.kind for check in result.checks] == ["prior", "tempered"]
+
+
 def test_an_observation_of_another_length_keeps_what_was_simulated(tmp_path: Path) -> None:
     config = write_campaign(tmp_path, simulator={"function": "model.py:pair"})
     with pytest.raises(ObservationError, match=r"has 3 numbers, but the simulator returned 2"):
@@ -410,6 +458,21 @@ def test_further_observations_need_a_first(tmp_path: Path) -> None:
         Campaign("two_moons", also=[[0.0, 0.0]], directory=tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior": torch.distributions.Normal(torch.zeros(2), 1.0)}, "brings its own prior"),
+        ({"observation": [0.0, np.nan]}, "`observation` has 1 NaN or infinite"),
+        ({"observation": [0.0, 1.0], "also": [[0.0, np.inf]]}, r"also\[0\] has 1 NaN or infinite"),
+        ({"reference": {"nobody": {"mean": 0.0, "std": 1.0}}}, "no parameter nobody"),
+    ],
+)
+def test_arguments_are_checked_as_a_file_is(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, ObservationError), match=message):
+        Campaign("two_moons", directory=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_time_budget_ends_the_simulating(tmp_path: Path) -> None:
     config = write_campaign(
         tmp_path,
@@ -442,7 +505,8 @@ def test_a_budget_of_simulators_time_is_spent_once_and_can_be_raised(tmp_path: P
         return rows["seconds"][~rows["proposal"].str.startswith("calibration")]
 
     # Each takes 0.02 s at least: what is paid for can be counted.
-    number = campaign(4.0).simulate(progress=False)
+    campaign(4.0).simulate(progress=False)
+    number = len(learned())
     assert learned().sum() >= 4.0
     assert number <= 4.0 / 0.02 + 1
     # Nothing is left for `run` but to learn, and to check what was learned.

@@ -51,6 +51,20 @@ def test_the_main_job_leaves_its_results(hudson: Path) -> None:
         assert expected in page
 
 
+def test_status_of_a_campaign_that_goes_on_and_whose_failures_have_brackets(
+    tmp_path: Path, temperflow: Temperflow, cluster: None
+) -> None:
+    config = write_campaign(tmp_path, simulator={"function": "model.py:bracketed"}, budget={"simulations": 150})
+    code, text = temperflow("run", config, "--dir", tmp_path / "run")
+    assert code == 0, text
+    assert ": finished" in temperflow("status", tmp_path / "run")[1]
+    assert temperflow("simulate", config, "--dir", tmp_path / "run", "--set", "budget.simulations=160")[0] == 0
+    code, text = temperflow("status", tmp_path / "run")
+    assert code == 0, text
+    assert ": finished" not in text
+    assert "[/tmp/log]" in text
+
+
 def test_status(hudson: Path, temperflow: Temperflow) -> None:
     code, text = temperflow("status", hudson)
     assert code == 0

@@ -71,6 +71,8 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             {**BASE, "learner": {"embedding": "mlp", "embedding_channels": 2}},
             "`embedding_channels` are for conv1d",
         ),
+        ({**BASE, "reference": {"a": {"mean": 0, "std": 1, "sd": 1}}}, r"reference\.a\.sd: unknown key"),
+        ({**BASE, "seed": 2**32}, "seed: .*less than 4294967296"),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),
     ],
@@ -145,13 +147,24 @@ def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str,
         ({"simulator": {"function": "math:sqrt"}, "prior": "prior.py:text"}, PriorError, "Distribution"),
         ({"simulator": {"function": "math:sqrt"}, "prior": "absent.py:p"}, SimulatorError, "absent.py"),
         ({"reference": {"nobody": {"mean": 0, "std": 1}}}, ConfigError, "no parameter nobody"),
+        (
+            {
+                "simulator": {"function": "math:sqrt"},
+                "prior": "prior.py:mixture",
+                "acquisition": {"method": "sobol"},
+            },
+            ConfigError,
+            "quantiles are known",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, values: dict[str, object], error: type[Exception], message: str
 ) -> None:
     (tmp_path / "prior.py").write_text(
-        "import torch\nscalar = torch.distributions.Normal(0.0, 1.0)\ntext = 'a prior'\n"
+        "import torch\nfrom torch.distributions import *\nscalar = Normal(0.0, 1.0)\ntext = 'a prior'\n"
+        "modes = Independent(Normal(torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), 1.0), 1)\n"
+        "mixture = MixtureSameFamily(Categorical(torch.ones(2)), modes)\n"
     )
     with pytest.raises(error, match=message):
         resolve(load_config(write(tmp_path, {**BASE, **values})), tmp_path)

@@ -212,7 +212,9 @@ def test_started_before_the_deadline_is_in_the_store_however_slow(folder: Path) 
     config = configure(folder, "uneven", {"hours": 3 / 3600}, simulator={"resources": {"cpus": 0.25}})
     number = Campaign.from_file(config, directory=folder / "run").simulate(progress=False)
     table = rows(folder / "run")
-    assert table.index.tolist() == list(range(number))
+    assert table.index.is_unique
+    assert len(table) == number
+    # What had not been handed to a worker is withdrawn; nothing of it is left to be simulated later.
     assert not len(unfinished(folder / "run"))
     # The noise decides how long it takes; had only what ended in time been kept, more would be negative.
     slow = (table["x"].str[1] > 0).sum()

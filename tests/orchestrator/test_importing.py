@@ -276,7 +276,8 @@ def test_the_command(
 
 
 def test_a_campaign_goes_on_from_there(tmp_path: Path, run: RunDirectory, cluster: None) -> None:
-    config = write_campaign(tmp_path, budget={"simulations": 20}, acquisition={"method": "prior"})
+    changes = {"acquisition": {"method": "prior"}, "calibration": {"share": 0.0}}
+    config = write_campaign(tmp_path, budget={"simulations": 20}, **changes)
     _npz(tmp_path / "a.npz", THETA, X)
     import_simulations(run, tmp_path / "a.npz", config)
     assert Campaign.from_file(config, directory=run.path).simulate(progress=False) == N + 20

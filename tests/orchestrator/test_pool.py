@@ -312,6 +312,17 @@ def test_nothing_starts_after_the_end(
     assert not pool.executor._hosts  # type: ignore[attr-defined]
 
 
+def test_what_no_worker_has_yet_can_be_withdrawn(pools: list[SimulationPool], simulator: str, tmp_path: Path) -> None:
+    pool = make_pool(pools, simulator + "slow")
+    wait_until(lambda: pool.executor.warm_up(0.1))
+    pool.submit(proposals([1.0] * 40))
+    running = pool.num_pending - pool.withdraw()
+    assert 0 < running < 40
+    assert len(pool.pending) == running
+    (tmp_path / "pids" / "go").touch()
+    assert len(drain(pool)) == running
+
+
 def test_needs_that_no_node_has_are_an_error(
     nodes: Cluster, pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ def list_rows(run: Path) -> list[int]:
 
 @pytest.mark.usefixtures("cluster")
 def test_ids_go_on_after_the_highest_in_flight_wherever_it_was_written(tmp_path: Path) -> None:
-    config = write_campaign(tmp_path, budget={"simulations": 60}, acquisition={"method": "prior"})
+    changes = {"acquisition": {"method": "prior"}, "calibration": {"share": 0.0}}
+    config = write_campaign(tmp_path, budget={"simulations": 60}, **changes)
     directory = tmp_path / "run"
     assert Campaign.from_file(config, directory=directory).simulate(progress=False) == 60
     # As a kill leaves it: batches are shuffled, what was chosen one by one is written late.
@@ -76,7 +77,7 @@ def test_ids_go_on_after_the_highest_in_flight_wherever_it_was_written(tmp_path:
     journal = ProposalJournal(directory / "pending.arrows")
     journal.rotate(Proposals.concatenate(parts))
     journal.close()
-    config = write_campaign(tmp_path, budget={"simulations": 90}, acquisition={"method": "prior"})
+    config = write_campaign(tmp_path, budget={"simulations": 90}, **changes)
     assert Campaign.from_file(config, directory=directory).simulate(progress=False) == 90
     after = rows(directory)
     assert len(after) == 90

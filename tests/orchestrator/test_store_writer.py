@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from disks import fill, mounted
 from rows import finished
 from waiting import wait_until
 
@@ -105,6 +105,56 @@ def test_many_files_are_merged_on_the_way(tmp_path: Path) -> None:
     assert len(store) == 202
 
 
+def test_in_the_end_rows_that_wait_come_before_a_merge(tmp_path: Path) -> None:
+    class Noting(Gate):
+        merges: list[int]
+
+        def compact(self) -> int:
+            self.merges.append(len(self.batches))
+            return super().compact()
+
+    for i in range(200):
+        SimulationStore(tmp_path).append(finished([i]))
+    store = Noting(tmp_path)
+    store.merges = []
+    writer = StoreWriter(store)
+    writer.put(finished([500]))
+    assert store.entered.acquire(timeout=60)
+    writer.put(finished([501]))
+    with ThreadPoolExecutor(1) as thread:
+        closing = thread.submit(writer.close)
+        wait_until(lambda: writer._closing)
+        store.open.release(2)
+        closing.result(60)
+    assert store.batches == [[500], [501]]
+    assert store.merges == [2]
+    assert store.small_files() == 1
+    assert len(store) == 202
+
+
+def test_a_merge_that_takes_long_loses_no_patience(tmp_path: Path) -> None:
+    patience = 2.0
+    merging, given_up = threading.Event(), threading.Event()
+
+    class Slow(SimulationStore):
+        def compact(self) -> int:
+            merging.set()
+            given_up.wait(2 * patience)
+            return super().compact()
+
+    store = Slow(tmp_path)
+    for i in range(201):
+        store.append(finished([i]))
+    writer = StoreWriter(store)
+    assert merging.wait(60)
+    writer.put(finished([500]))
+    try:
+        writer.close(patience)
+    finally:
+        given_up.set()
+    assert len(store) == 202
+
+
 def test_a_merge_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = SimulationStore(tmp_path)
     for i in range(20):
@@ -120,25 +170,8 @@ def test_a_merge_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCapt
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode
-    ):
-        pytest.skip("a small file system can be mounted by root only")
-    yield folder
-    # pyarrow's threads may close a file a moment after the table that they read has come.
-    wait_until(lambda: subprocess.run(["umount", folder], check=False).returncode == 0)
-
-
-def fill(disk: Path) -> Path:
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return ballast
+    with mounted(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_delays_rows_and_loses_none(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:

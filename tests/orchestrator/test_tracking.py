@@ -132,6 +132,18 @@ def test_what_is_told_is_there(tmp_path: Path, server: Child) -> None:
     assert nested_runs["training"].data.metrics == {"surrogate_loss": 0.5}
 
 
+def test_files_of_the_users_folder_are_not_taken_for_pythons_own(
+    tmp_path: Path, server: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise RuntimeError('not the one')\n")
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "beside"
+    told = tracker(run, server.uri)
+    told.metrics({"loss": 1.0}, step=10)
+    told.close("FINISHED", 60)
+    assert history(run_of(run, server), server, "loss") == [(10, 1.0)]
+
+
 @pytest.mark.parametrize("database", ["server", "postgresql_server"])
 def test_a_server_killed_in_between_gets_each_record_once(
     database: str, tmp_path: Path, request: pytest.FixtureRequest

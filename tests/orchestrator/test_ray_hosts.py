@@ -1,0 +1,231 @@
+"""Hosts of different width, and nodes where none can be: on a real Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from waiting import wait_until
+
+from orchestrator.config import LearnerConfig, ResourcesConfig
+from orchestrator.executor import Ended, Lost
+from orchestrator.nowhere import FailedStarts
+from orchestrator.placement import TrainerPlace
+from orchestrator.ray_hosts import RayHosts, Reservation
+from simulators.errors import ConfigError
+from simulators.outcome import Status
+from simulators.simulator import SimulatorSpec
+
+SIMULATORS = """
+import os, time
+import numpy as np
+
+def hungry(theta):
+    held = np.ones(int(theta[0]) << 17)
+    time.sleep(1.0)  # to be seen by the watch over memory
+    return held[:1]
+
+def patient(theta):
+    while not os.path.exists(GO):
+        time.sleep(0.01)
+    return theta
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A head that runs nothing, a narrow node and a wide one."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
+    cluster.add_node(num_cpus=2, labels={"width": "narrow"})
+    cluster.add_node(num_cpus=4, labels={"width": "wide"})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> str:
+    (tmp_path / "sim.py").write_text(SIMULATORS.replace("GO", repr(str(tmp_path / "go"))))
+    return f"{tmp_path / 'sim.py'}:"
+
+
+@pytest.fixture
+def executors(nodes: Cluster) -> Iterator[list[RayHosts]]:
+    """Executors to be stopped after the test; the next one finds a free cluster."""
+    made: list[RayHosts] = []
+    yield made
+    for executor in made:
+        executor.stop()
+    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+def make(
+    executors: list[RayHosts], function: str, reserved: Reservation | None = None, **resources: object
+) -> RayHosts:
+    spec = SimulatorSpec(function=function)
+    executors.append(RayHosts(spec, ResourcesConfig(**resources), reserved))  # type: ignore[arg-type]
+    return executors[-1]
+
+
+def start(executor: RayHosts, task: int, share: int = 1, alone: bool = False, value: float = 0.0) -> None:
+    executor.start(task, np.array([[value]]), np.array([task]), share, alone)
+
+
+def ends(executor: RayHosts, number: int) -> dict[int, Ended | Lost]:
+    """The ends of `number` tasks, by task."""
+    found: dict[int, Ended | Lost] = {}
+
+    def all_ended() -> bool:
+        for end in executor.wait(0.05):
+            assert end.task not in found
+            found[end.task] = end
+        return len(found) == number
+
+    wait_until(all_ended)
+    return found
+
+
+def host_of_width(executor: RayHosts, width: int) -> Any:
+    [host] = [host for host in executor._hosts if host.width == width]
+    return host
+
+
+def test_what_needs_many_slots_waits_for_a_host_that_has_them(executors: list[RayHosts], simulator: str) -> None:
+    executor = make(executors, simulator + "hungry", memory=150_000_000)
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 6)
+    for task in range(3):
+        start(executor, task, share=4, value=400.0)  # MiB, more than two slots have
+    for end in ends(executor, 3).values():
+        assert isinstance(end, Ended)
+        assert end.outcomes.status.tolist() == [list(Status).index(Status.OK)]
+
+
+def test_what_no_host_has_slots_for_takes_the_widest(executors: list[RayHosts], simulator: str) -> None:
+    executor = make(executors, simulator + "patient")
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 6)
+    for task in range(3):
+        start(executor, task, share=16)
+    assert [order.share for order in host_of_width(executor, 4).tasks.values()] == [4, 4, 4]
+
+
+def test_what_is_taken_back_goes_where_it_fits(executors: list[RayHosts], simulator: str, tmp_path: Path) -> None:
+    executor = make(executors, simulator + "patient")
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 6)
+    start(executor, 0, share=4)
+    start(executor, 1, share=4)
+    executor.wait(0.05)
+    wide = host_of_width(executor, 4)
+    assert wide.load == 8
+    # The narrow host is idle, but too narrow: nothing is taken back for it.
+    executor._balance()
+    assert wide.withdrawing is None
+    wide.withdrawing = wide.actor.withdraw.remote(1)
+    wait_until(lambda: not executor.wait(0.05) and wide.withdrawing is None)
+    assert list(wide.tasks) == [0, 1]
+    (tmp_path / "go").touch()
+    assert all(isinstance(end, Ended) for end in ends(executor, 2).values())
+
+
+def test_what_is_taken_back_when_all_hosts_run_tasks_alone_waits_behind_them(
+    executors: list[RayHosts], simulator: str, tmp_path: Path
+) -> None:
+    executor = make(executors, simulator + "patient")
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 6)
+    for task in range(9):
+        start(executor, task)
+    executor.wait(0.05)
+    wide = host_of_width(executor, 4)
+    wide.withdrawing = wide.actor.withdraw.remote(1)
+    start(executor, 9, alone=True)
+    start(executor, 10, alone=True)
+    assert executor.room(None) == 0
+    wait_until(lambda: not executor.wait(0.05) and wide.withdrawing is None)
+    (tmp_path / "go").touch()
+    assert all(isinstance(end, Ended) for end in ends(executor, 11).values())
+    assert executor.room(None) > 0
+
+
+def test_what_the_trainer_keeps_is_named_if_simulations_need_it(
+    nodes: Cluster, executors: list[RayHosts], simulator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.ray_hosts._WARM_SECONDS", 0.0)
+    extra = nodes.add_node(num_cpus=2, num_gpus=1)
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()).reservation, gpus=1.0)
+    with pytest.raises(ConfigError, match=r"set `learner: \{gpus: 0\}`, for the trainer keeps GPU for itself"):
+        executor.warm_up(0.0)
+    # What would not be enough without the trainer either is not blamed on it.
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()).reservation, gpus=2.0)
+    with pytest.raises(ConfigError, match=r"needs 1 CPU, 2 GPU, but no node(?!.*trainer)"):
+        executor.warm_up(0.0)
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig(gpus=0.0)).reservation, gpus=1.0)
+    wait_until(lambda: executor.warm_up(0.1))
+    executor.stop()
+    nodes.remove_node(extra, allow_graceful=True)
+
+
+def test_a_node_where_hosts_cannot_start_is_named_once_and_left_alone(
+    nodes: Cluster,
+    executors: list[RayHosts],
+    simulator: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Read when Python starts: as if temperflow were not installed there.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['orchestrator'] = None\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    broken = nodes.add_node(num_cpus=2, labels={"width": "none"}, env_vars=environment)
+    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.nowhere._SHORTEST_PAUSE", 1e-3)
+    monkeypatch.setattr("orchestrator.nowhere._LONGEST_PAUSE", 1e-3)
+    executor = make(executors, simulator + "patient", labels={"width": "none"})
+    tried = set()
+
+    def tried_thrice() -> bool:
+        assert not executor.warm_up(0.1)
+        tried.update(host.actor._actor_id for host in executor._hosts)
+        return len(tried) >= 3
+
+    with caplog.at_level(logging.WARNING):
+        wait_until(tried_thrice)
+    assert [record.name for record in caplog.records] == ["orchestrator.nowhere"]
+    assert "No module named 'orchestrator" in caplog.text
+    executor.stop()
+
+    monkeypatch.setattr("orchestrator.nowhere._SHORTEST_PAUSE", 3600.0)
+    executor = make(executors, simulator + "patient", labels={"width": "none"})
+    wait_until(lambda: not executor.warm_up(0.1) and bool(str(executor._failed)))
+    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+    for _ in range(5):
+        executor.wait(0.05)
+        assert not executor._hosts
+    monkeypatch.setattr("orchestrator.ray_hosts._WARM_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match=r"could be started: on .* died: ModuleNotFoundError: .*same Python"):
+        executor.warm_up(0.0)
+    nodes.remove_node(broken, allow_graceful=True)
+
+
+def test_pauses_grow_to_a_bound_and_end_with_a_host_that_starts() -> None:
+    failed = FailedStarts()
+    assert not str(failed)
+    assert not failed.pausing("a", 0.0)
+    now, pauses = 0.0, []
+    for _ in range(10):
+        failed.add("a", "host-a", "out of order", now)
+        failed.add("a", "host-a", "out of order", now)  # started together
+        pause = next(p for p in range(1, 1000) if not failed.pausing("a", now + p))
+        pauses.append(pause)
+        now += pause
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
+    assert not failed.pausing("b", 0.0)
+    failed.forget("a")
+    failed.add("a", "host-a", "out of order", now)
+    assert failed.pausing("a", now + 1.0)
+    assert not failed.pausing("a", now + 2.0)
