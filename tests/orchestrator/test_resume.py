@@ -21,6 +21,7 @@ from orchestrator import Campaign
 from orchestrator.config import LearnerConfig
 from orchestrator.journal import ProposalJournal
 from orchestrator.learner_parts import LearnerParts
+from orchestrator.loop import SimulationLoop
 from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.store import SimulationStore
 from orchestrator.supervisor import TrainerSupervisor
@@ -82,6 +83,33 @@ def test_ids_go_on_after_the_highest_in_flight_wherever_it_was_written(tmp_path:
     after = rows(directory)
     assert len(after) == 90
     np.testing.assert_array_equal(np.stack(after.loc[[64, 71, 62], "theta"].to_list()), theta)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_waits_stays_written_down_when_the_journal_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.journal._ROTATE_ROWS", 5)
+    monkeypatch.setattr("orchestrator.pool._TASK_SECONDS", 0.0)  # one by one, so that most have to wait
+    turn, lost, waited = SimulationLoop._turn, [], []
+
+    def watched(loop: SimulationLoop, waiting: Proposals | None = None) -> None:
+        turn(loop, waiting)
+        if waiting is not None:
+            waited.append(len(waiting))
+            lost.extend(np.setdiff1d(waiting.id, loop.journal.read().id).tolist())
+
+    monkeypatch.setattr(SimulationLoop, "_turn", watched)
+    config = write_campaign(
+        tmp_path,
+        simulator={"function": "model.py:slow"},
+        budget={"simulations": 200},
+        acquisition={"method": "prior"},
+        calibration={"share": 0.5},
+    )
+    assert Campaign.from_file(config, directory=tmp_path / "run").simulate(progress=False) == 150
+    assert max(waited) > 10
+    assert not lost
 
 
 def test_asked_to_stop_it_keeps_everything_and_says_how_to_continue(tmp_path: Path) -> None:
