@@ -1,7 +1,7 @@
 r"""Where the posterior lies, found before the network is asked: its context has the hints of `scoring.py` beside `z`.
 
 A network that sees x alone must learn to invert the simulator to a small part of the posterior's width, everywhere, and
-that is what limited it where posteriors are narrow (`benchmarks/RESULTS.md`). The guide inverts as one would by hand,
+that is what limited it where posteriors are narrow (`benchmarks/TRIED.md`). The guide inverts as one would by hand,
 from a first guess in a few steps down an emulator of the data, and leaves the network to learn how the posterior
 differs from a normal one there: which is less, and smooth in x. The emulator is learned from the source, not from
 simulations: its middles are regressed on those of the source without noise,

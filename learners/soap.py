@@ -7,7 +7,7 @@ For a weight matrix with gradient `G` the moving averages `L` of `G G^T` and `R`
     \quad V \leftarrow b V + (1 - b) (Q_L^T G Q_R)^2
 
 A step costs a quarter more than Adam's for networks of our size, and of plentiful pairs a flow learns more in half of
-the steps. Of few pairs it overfits sooner: the surrogate keeps Adam (`benchmarks/RESULTS.md`).
+the steps. Of few pairs it overfits sooner: the surrogate keeps Adam (`benchmarks/TRIED.md`).
 """
 
 from __future__ import annotations

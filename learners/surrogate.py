@@ -10,7 +10,7 @@ al. 2018, arXiv 1704.02030). Their disagreement is the epistemic uncertainty.
 
 Why not the mixture itself: temperatures below 1 visit theta for which x is an event of many sigma, and there a mixture
 has the tail of its heaviest member. Flows that never saw a tail make it far too heavy; averaged logarithms
-leave it to the members whose tails fall (`benchmarks/RESULTS.md`). In the bulk both agree where the members do.
+leave it to the members whose tails fall (`benchmarks/TRIED.md`). In the bulk both agree where the members do.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ fifth of their mean,
 
 A draw of g is kept with probability `a`: the density stays known, up to the error of the mean `Z` of many draws. Where
 all simulations take alike, `h` is g. Without the fifth, what takes next to no time would outnumber all the rest, and
-little else would be learned (`benchmarks/RESULTS.md`). (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025,
+little else would be learned (`benchmarks/TRIED.md`). (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025,
 arXiv 2410.07930.)
 """
 
