@@ -30,7 +30,7 @@ from .network import PosteriorNetwork
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
-from .rows import RowView, evenly, scattered
+from .rows import RowView, evenly
 from .simulations import Simulations, SimulationSet, truncated_weights
 from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
@@ -130,11 +130,11 @@ class Learner:
             return
         self._check(simulations)
         self.data.add(simulations)
-        fresh = scattered(simulations.theta, self.seed) < self.options.surrogate.held_out
+        fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
         self.held_out = torch.cat([self.held_out, fresh])
         shown = torch.zeros(len(simulations), dtype=torch.bool)
         if self.features.kind is not None:
-            shown = scattered(simulations.theta, self.seed + 1) < self.options.embedding.share
+            shown = torch.rand(len(simulations), generator=self.generator) < self.options.embedding.share
         self.shown = torch.cat([self.shown, shown & ~fresh])
 
     def add_prior_draws(self, theta: Tensor, x: Tensor) -> None:

@@ -6,7 +6,7 @@ file (of the folder that TMPDIR names) as soon as they are large, and whoever wa
 
 from __future__ import annotations
 
-__all__ = ["RowView", "Rows", "evenly", "scattered"]
+__all__ = ["RowView", "Rows", "evenly"]
 
 import tempfile
 from collections.abc import Iterator
@@ -92,20 +92,3 @@ def evenly(positions: Tensor, most: int) -> Tensor:
     if len(positions) <= most:
         return positions
     return positions[torch.linspace(0, len(positions) - 1, most, dtype=torch.float64).long().to(positions.device)]
-
-
-def scattered(rows: Tensor, seed: int) -> Tensor:
-    """A number in [0, 1) for each of the `rows` `(n, d)`, uniform, decided by its values and the seed: `(n,)`.
-
-    The same row has the same in every process, in whatever order rows come (the finalizer of SplitMix64, Steele et al.
-    2014, over the bits of the values).
-    """
-    bits = rows.detach().cpu().double().contiguous().numpy().view(np.uint64)
-    mixed = np.full(len(bits), seed % 2**64, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for column in bits.T:
-            mixed = (mixed ^ column) + np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed = mixed ^ (mixed >> np.uint64(31))
-    return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) / 2.0**53)

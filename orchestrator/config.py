@@ -375,7 +375,7 @@ class CampaignConfig(_Model):
     [store.md](store.md)."""
     reference: dict[str, KnownPosterior] = {}
     """Parameter to its known posterior at beta = 1, compared in the report."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of everything random."""
 
     @field_validator("observation", mode="before")

@@ -181,7 +181,9 @@ def _constraints(field: FieldInfo) -> str:
     symbols = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     bounds = [(symbols[k], getattr(c, k)) for c in field.metadata for k in symbols if getattr(c, k, None) is not None]
     patterns = [c.pattern for c in field.metadata if getattr(c, "pattern", None)]
-    return " and".join(f" {s} {value:g}" for s, value in bounds) + "".join(f", `{p}`" for p in patterns)
+    # Integers whole: those that are large would be told in powers of ten.
+    told = [f" {s} {value}" if isinstance(value, int) else f" {s} {value:g}" for s, value in bounds]
+    return " and".join(told) + "".join(f", `{p}`" for p in patterns)
 
 
 if __name__ == "__main__":

@@ -98,18 +98,3 @@ def test_another_ensemble_or_a_damaged_state_is_refused(linear_gaussian: LinearG
         with pytest.raises(SavedModelError):
             restore_learner(other, damaged)
         assert other.source is None
-
-
-def test_the_same_simulations_are_held_out_in_every_process(
-    linear_gaussian: LinearGaussian, tiny: LearnerOptions
-) -> None:
-    theta, x = linear_gaussian.draw(300, seed=0)
-    first, second = (Learner(linear_gaussian.prior, (0.1, 2.0), options=tiny, seed=1) for _ in range(2))
-    for part in (slice(0, 100), slice(100, 300)):
-        first.add_prior_draws(theta[part], x[part])
-        first.fit_surrogate(final=False)
-    # After a restart all come at once, and in the order of the store.
-    order = torch.randperm(300)
-    second.add_prior_draws(theta[order], x[order])
-    assert torch.equal(first.held_out[order], second.held_out)
-    assert 10 < first.held_out.sum() < 60

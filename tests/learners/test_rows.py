@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from learners import rows as module
-from learners.rows import Rows, RowView, evenly, scattered
+from learners.rows import Rows, RowView, evenly
 
 
 @pytest.mark.parametrize("in_memory", [1 << 20, 900, 0])
@@ -52,19 +52,6 @@ def test_some_rows_are_spread_evenly() -> None:
     assert evenly(torch.arange(5), 5).tolist() == [0, 1, 2, 3, 4]
     some = evenly(torch.arange(1000) * 2, 11)
     assert some[0] == 0 and some[-1] == 1998 and (some.diff() - 199.8).abs().max() <= 2
-
-
-def test_scattered_numbers_are_uniform_and_belong_to_the_row() -> None:
-    rows = torch.cat([torch.randn(20_000, 2).double(), torch.arange(20_000).double()[:, None].expand(-1, 2)])
-    number = scattered(rows, seed=3)
-    for part in number.split(20_000):
-        counts = torch.histc(part, 20, 0.0, 1.0)
-        assert ((counts - 1000).abs() < 150).all()
-    order = torch.randperm(len(rows))
-    assert torch.equal(scattered(rows[order], 3), number[order])
-    assert (scattered(rows, 4) - number).abs().mean() > 0.3
-    # Those of two seeds have nothing to do with each other.
-    assert abs(torch.corrcoef(torch.stack([number, scattered(rows, 4)]))[0, 1]) < 0.03
 
 
 def test_what_is_appended_is_a_copy() -> None:

@@ -72,7 +72,7 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             "`embedding_channels` are for conv1d",
         ),
         ({**BASE, "reference": {"a": {"mean": 0, "std": 1, "sd": 1}}}, r"reference\.a\.sd: unknown key"),
-        ({**BASE, "seed": 2**32}, "seed: .*less than 4294967296"),
+        ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),
     ],
