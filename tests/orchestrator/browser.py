@@ -75,6 +75,8 @@ class Browser:
         for log in ("performance", "browser"):
             self.driver.get_log(log)
         self.driver.get(url)
+        # Of a file that was open before, the driver may come back while it is still being read.
+        until(lambda: self.driver.execute_script("return document.readyState") == "complete", "the whole page")
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the page was opened, data and blobs left out.
