@@ -1,27 +1,19 @@
-"""Starting or joining Ray, on the CPUs that this process may use."""
+"""Starting or joining Ray."""
 
 from __future__ import annotations
 
-__all__ = ["connected", "usable_cpus"]
+__all__ = ["connected"]
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 
 from simulators.errors import ConfigError
 
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use, by its affinity (`taskset`, Slurm) and its container's limit; at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(allowed, _limit())))
+from .cpus import usable_cpus
 
 
 @contextlib.contextmanager
@@ -64,14 +56,3 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
         yield
     finally:
         ray.shutdown()
-
-
-def _limit() -> float:
-    """CPU seconds that the container may use a second; infinite without a limit."""
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" in it
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = ((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    return math.inf

@@ -146,6 +146,7 @@ class SimulationLoop:
             late = deadline is not None and self.pool.executor.now() > deadline
             affordable = self._affordable(seconds)
             enough = late or self.accurate or affordable <= 0
+            # A budget counts starts: what no worker has yet is not simulated, now or by a later process.
             if (late or self.accurate) and self.pool.withdraw():
                 self.journal.rotate(self.pool.pending)
             if (self.trainable >= target or enough) and not in_flight:

@@ -24,7 +24,7 @@ from simulators.errors import RefinementError, SavedModelError
 from simulators.outcome import Array
 
 from .checking import CheckResult, read_check
-from .connect import usable_cpus
+from .cpus import usable_cpus
 from .failures import failure_table
 from .figures import corner, fit_by_temperature, predictive, temperature_widths
 from .learner_parts import load_own_posterior

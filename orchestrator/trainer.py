@@ -31,7 +31,7 @@ from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
 from .config import LearnerConfig
-from .connect import usable_cpus
+from .cpus import usable_cpus
 from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics
 from .temperatures import report_betas

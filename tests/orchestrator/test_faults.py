@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 import ray
 from campaigns import NORMAL, write_campaign
+from clusters import ray_cluster
+from disks import mounted
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
@@ -24,6 +26,7 @@ from waiting import PATIENCE, processes_with, wait_until
 from orchestrator import Campaign
 from orchestrator.cli import app
 from orchestrator.journal import ProposalJournal
+from orchestrator.pool import SimulationPool
 from orchestrator.store import SimulationStore
 
 SIMULATOR = """
@@ -93,12 +96,8 @@ REASONS = [
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head and a second node."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    cluster.add_node(num_cpus=2)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with ray_cluster({"num_cpus": 2}, {"num_cpus": 2}) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -208,13 +207,23 @@ def test_a_trainer_that_is_killed_does_not_stop_the_campaign(folder: Path) -> No
 
 
 @pytest.mark.usefixtures("nodes")
-def test_started_before_the_deadline_is_in_the_store_however_slow(folder: Path) -> None:
+def test_started_before_the_deadline_is_in_the_store_however_slow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw, withdrawn = SimulationPool.withdraw, []
+
+    def noting(pool: SimulationPool) -> int:
+        withdrawn.append(withdraw(pool))
+        return withdrawn[-1]
+
+    monkeypatch.setattr(SimulationPool, "withdraw", noting)
     config = configure(folder, "uneven", {"hours": 3 / 3600}, simulator={"resources": {"cpus": 0.25}})
     number = Campaign.from_file(config, directory=folder / "run").simulate(progress=False)
     table = rows(folder / "run")
     assert table.index.is_unique
     assert len(table) == number
     # What had not been handed to a worker is withdrawn; nothing of it is left to be simulated later.
+    assert any(withdrawn)
     assert not len(unfinished(folder / "run"))
     # The noise decides how long it takes; had only what ended in time been kept, more would be negative.
     slow = (table["x"].str[1] > 0).sum()
@@ -262,23 +271,17 @@ def test_a_clock_that_jumps_changes_nothing(folder: Path, hours: int, monkeypatc
 
 @pytest.mark.usefixtures("nodes")
 def test_a_full_disk_delays_rows_and_loses_none(folder: Path) -> None:
-    disk = folder / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        (disk / "ballast").write_bytes(bytes(500_000))
+    with mounted(folder / "disk", "512k") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(500_000))
         config = configure(folder, "brief", {"simulations": 200}, store=str(disk / "simulations"))
         process, log = start(config, folder, "simulate")
         wait_until(lambda: process.poll() is not None or "wait to be stored" in log.read_text())
         assert process.poll() is None
-        (disk / "ballast").unlink()
+        ballast.unlink()
         assert process.wait(PATIENCE) == 0, log.read_text()
         table = SimulationStore(disk / "simulations").read(["status"])
         assert table["id"].to_pylist() == list(range(200))
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.usefixtures("nodes")

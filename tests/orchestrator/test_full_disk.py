@@ -106,12 +106,12 @@ def test_a_campaign_that_waits_for_room_can_be_stopped(
 ) -> None:
     turn = SimulationLoop._turn
 
-    def stopped_once_it_waits(self: SimulationLoop) -> None:
+    def stopped_once_it_waits(self: SimulationLoop, waiting: Proposals | None = None) -> None:
         if self.spent and not (disk / "ballast").exists():
             fill(disk)
         if "proposals wait to be written to" in caplog.text:
             self.stopping.set()
-        turn(self)
+        turn(self, waiting)
 
     monkeypatch.setattr(SimulationLoop, "_turn", stopped_once_it_waits)
     store = str(tmp_path / "store")

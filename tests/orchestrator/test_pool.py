@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import processes_with, wait_until
 
@@ -61,12 +62,9 @@ def large(theta):
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head and two nodes, of two CPUs each."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80 << 20})
-    cluster.add_node(num_cpus=2, labels={"zone": "b"})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    head = {"num_cpus": 2, "object_store_memory": 80 << 20}
+    with ray_cluster(head, {"num_cpus": 2, "labels": {"zone": "b"}}) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import wait_until
 
@@ -41,13 +42,10 @@ def patient(theta):
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head that runs nothing, a narrow node and a wide one."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
-    cluster.add_node(num_cpus=2, labels={"width": "narrow"})
-    cluster.add_node(num_cpus=4, labels={"width": "wide"})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    head = {"num_cpus": 0, "object_store_memory": 80 << 20}
+    narrow, wide = ({"num_cpus": n, "labels": {"width": name}} for n, name in ((2, "narrow"), (4, "wide")))
+    with ray_cluster(head, narrow, wide) as cluster:
+        yield cluster
 
 
 @pytest.fixture

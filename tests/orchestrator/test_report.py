@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -327,3 +329,9 @@ def test_numbers(value: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report._duration(seconds) == text
+
+
+def test_a_report_needs_no_cluster() -> None:
+    # To import Ray alone takes a second or two of the ten that a large report may take.
+    code = "import sys, orchestrator.reporting; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""How many CPUs a cluster on this machine has."""
+"""How many CPUs there are for this process, and for a cluster that it starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.connect import usable_cpus
+from orchestrator.cpus import usable_cpus
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_cpus_of_a_container(
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr("orchestrator.connect._CGROUP", tmp_path)
+    monkeypatch.setattr("orchestrator.cpus._CGROUP", tmp_path)
     monkeypatch.setattr("os.cpu_count", lambda: 128)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert usable_cpus() == expected
