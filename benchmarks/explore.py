@@ -70,7 +70,8 @@ run()
 
 def measure(directory: Path, moves: int) -> np.ndarray:
     """Milliseconds `(moves, 2)`: answered, drawn."""
-    command = [Path(sys.executable).with_name("temperflow"), "explore", str(directory), "--port", "0", "--no-browser"]
+    temperflow = str(Path(sys.executable).with_name("temperflow"))
+    command = [temperflow, "explore", str(directory), "--port", "0", "--no-browser"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))

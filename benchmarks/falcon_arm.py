@@ -17,6 +17,7 @@ __all__ = ["falcon"]
 
 import contextlib
 import io
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,7 @@ def _posterior(task: str, x_o: Tensor, budget: int, seed: int, bought: Path) -> 
             num_cpus=3,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=str(bought.parent),
         )
         try:

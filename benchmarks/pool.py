@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def _campaign(
     from orchestrator import Campaign
 
     if slots != 2:
-        ray.init(num_cpus=slots + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=slots + 1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     return Campaign(
         simulate,
@@ -96,7 +97,9 @@ class _Meter(threading.Thread):
             time.sleep(0.1)
 
 
-def _ours(launched: float, simulate: Callable[..., Any], n: int, slots: int, method: str, **options: Any) -> dict:
+def _ours(
+    launched: float, simulate: Callable[..., Any], n: int, slots: int, method: str, **options: Any
+) -> dict[str, float]:
     from orchestrator.store import SimulationStore
 
     with tempfile.TemporaryDirectory() as name:
@@ -126,7 +129,7 @@ def _ours(launched: float, simulate: Callable[..., Any], n: int, slots: int, met
     return result
 
 
-def sleeping_64(launched: float) -> dict:
+def sleeping_64(launched: float) -> dict[str, float]:
     """640 log-normal sleeps on 64 slots, trainer and acquisition active; simulating does not wait for models."""
     lengths = durations(SLEEPS)
 
@@ -140,7 +143,7 @@ def sleeping_64(launched: float) -> dict:
     return _ours(launched, simulate, SLEEPS, SLOTS, "default", growth=100.0, learner=learner)
 
 
-def sleeping_64_alone(launched: float) -> dict:
+def sleeping_64_alone(launched: float) -> dict[str, float]:
     """The same without models: what the pool itself costs."""
     lengths = durations(SLEEPS)
 
@@ -151,7 +154,7 @@ def sleeping_64_alone(launched: float) -> dict:
     return _ours(launched, simulate, SLEEPS, SLOTS, "prior")
 
 
-def sleeping_2(launched: float) -> dict:
+def sleeping_2(launched: float) -> dict[str, float]:
     """1,000 sleeps of 20 ms on 2 slots."""
 
     def simulate(theta: np.ndarray) -> np.ndarray:
@@ -161,7 +164,7 @@ def sleeping_2(launched: float) -> dict:
     return _ours(launched, simulate, 1000, 2, "prior", learner={"cpus": 0})
 
 
-def cheap(launched: float) -> dict:
+def cheap(launched: float) -> dict[str, float]:
     """A plain numpy function, one theta at a time, to the Parquet store."""
 
     def simulate(theta: np.ndarray) -> np.ndarray:
@@ -170,7 +173,7 @@ def cheap(launched: float) -> dict:
     return _ours(launched, simulate, 2_000_000, 2, "prior", learner={"cpus": 0})
 
 
-def cheap_batched(launched: float) -> dict:
+def cheap_batched(launched: float) -> dict[str, float]:
     """The same for an array of theta."""
 
     def simulate(theta: np.ndarray) -> np.ndarray:

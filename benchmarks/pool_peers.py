@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -161,7 +162,7 @@ def libensemble_run(
     from libensemble.alloc_funcs import fast_alloc, give_sim_work_first
     from libensemble.libE import libE
 
-    fields = [(name, points.dtype[name].base, points.dtype[name].shape) for name in points.dtype.names]
+    fields = [(name, points.dtype[name].base, points.dtype[name].shape) for name in points.dtype.names or ()]
     # Points of the same priority are libEnsemble's batches; its quicker allocation gives points in order, one by one.
     alloc = give_sim_work_first if batched else fast_alloc
     history, _, flag = libE(
@@ -220,7 +221,7 @@ def ray_start(slots: int, module: str = "numpy") -> None:
     """A cluster of its own with `slots` logical CPUs, and a worker process with `module` imported for each of them."""
     import ray
 
-    ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray_warm(slots, module)
 
 
@@ -276,7 +277,8 @@ def ray_actor_pool(workers: int) -> Any:
             return index, noisy(theta)
 
     ray_start(workers)
-    actors = [ray.remote(num_cpus=1)(Simulator).remote() for _ in range(workers)]
+    actor_class: Any = ray.remote(num_cpus=1)(Simulator)
+    actors = [actor_class.remote() for _ in range(workers)]
     ray.get([actor.sleep.remote(0, 0.0) for actor in actors])
     return ActorPool(actors)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def throughput(theta: Tensor, x: Tensor, epochs: int) -> tuple[float, float, flo
         options = TrainOptions(max_epochs=epochs, patience=epochs, batch_size=_BATCH, compiled=compiled)
         # The first steps are slow.
         fit_flow(flow, v, c, held_out, replace(options, max_epochs=1), torch.Generator())
-        mine.append(_seconds(lambda options=options: fit_flow(flow, v, c, held_out, options, torch.Generator())))  # type: ignore[misc]
-    network = posterior_nn("zuko_nsf", hidden_features=list(_HIDDEN), num_transforms=_TRANSFORMS, num_bins=_BINS)  # type: ignore[arg-type]
+        mine.append(_seconds(partial(fit_flow, flow, v, c, held_out, options, torch.Generator())))
+    network = posterior_nn("zuko_nsf", hidden_features=list(_HIDDEN), num_transforms=_TRANSFORMS, num_bins=_BINS)
     inference = NPE(density_estimator=network, show_progress_bars=False).append_simulations(v, c)
     # As many epochs as asked for: neither stops early.
     theirs = _seconds(
@@ -72,9 +73,7 @@ def refined(posterior: TemperedPosterior, x: Tensor) -> float:
     """Seconds of 1,000 refined draws at new `x` and beta: median of 10."""
     betas = enumerate(np.geomspace(0.15, 1.9, 10))
     return float(
-        np.median(
-            [_seconds(lambda i=i, b=b: posterior.sample((1000,), x=x[i], beta=float(b), refine=True)) for i, b in betas]
-        )  # type: ignore[misc]
+        np.median([_seconds(partial(posterior.sample, (1000,), x=x[i], beta=float(b), refine=True)) for i, b in betas])
     )
 
 

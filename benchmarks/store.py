@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def campaign_rows(n: int) -> Finished:
         np.where(failed, Status.NOT_FINITE.code, Status.OK.code).astype(np.uint8),
         lengths,
         rng.normal(size=int(lengths.clip(0).sum())),
-        1.7e9 + np.arange(n) * 1e-3,
+        np.linspace(1.7e9, 1.7e9 + n * 1e-3, n, endpoint=False),
         rng.exponential(size=n),
         dict.fromkeys(np.flatnonzero(failed).tolist(), "1 of 2 values are NaN or infinite"),
     )
@@ -129,7 +130,7 @@ def writing(folder: Path, rows: Finished, report: Table) -> None:
     begin = time.perf_counter()
     writer = StoreWriter(store)
     for part in parts:
-        putting += seconds(lambda part=part: writer.put(part))
+        putting += seconds(partial(writer.put, part))
         while writer.waiting > 100_000:
             writer.flush(0.01)
         writer.committed()
