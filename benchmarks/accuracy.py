@@ -7,15 +7,13 @@ by C2ST against exact draws at each observation and beta. `refined` are draws of
 is the tempering sampler on the same surrogate: what the network would be without the error of amortizing. With the
 `bench` extra `sbi` learns from the same simulations: NPE, which knows beta = 1 only, and NLE with slice sampling,
 tempered by a factor on its log-likelihood. Rows are appended to a Parquet file method by method; what is there is not
-run again.
-In the end RESULTS.md shows what is in the file.
+run again. In the end RESULTS.md shows what is in the file, unless `--out` names another.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -25,47 +23,19 @@ import pandas as pd
 import torch
 import typer
 from torch import Tensor
-from torch.distributions import Distribution
 
 from benchmarks.accuracy_table import markdown
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
+from benchmarks.problem import DRAWS, Fitted, Problem, problem, simulations
+from benchmarks.sbi_arms import nle, npe
 from benchmarks.tables import replace_marked
 from learners import TemperedPosterior
 from learners.learner import Learner
-from simulators import get_task
-from simulators.loading import load_object
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+OUT = Path("benchmarks/accuracy.parquet")
 RESULTS = Path(__file__).with_name("RESULTS.md")
-DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted method: `draw(x, beta)` gives `(2000, d)`, NaN or None where it has no answer."""
-
-    fit_seconds: float
-    draw: Callable[[Tensor, float], Tensor | None]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A prior and a simulator `(theta (n, d), seed) -> x (n, k)`."""
-
-    prior: Distribution
-    simulate: Callable[[Tensor, int], Tensor]
-
-
-def problem(name: str) -> Problem:
-    """A built-in task, or one of the examples as a user would write it."""
-    if name != "bernoulli_glm":
-        task = get_task(name)
-        return Problem(task.prior, task.simulate)
-    module = EXAMPLES / "bernoulli_glm.py"
-    simulate = load_object(f"{module}:simulate")
-    return Problem(load_object(f"{module}:PRIOR"), lambda theta, seed: torch.tensor(simulate(theta.numpy(), seed)))
 
 
 @lru_cache(maxsize=1)
@@ -98,64 +68,6 @@ def walk(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     return Fitted(seconds, lambda x_o, beta: learner.walk(x_o, beta, DRAWS))
 
 
-def npe(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
-    """`sbi`'s neural posterior estimation with a neural spline flow."""
-    from sbi.inference import NPE
-
-    torch.manual_seed(seed)
-    started = time.perf_counter()
-    inference = NPE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(theta.float(), x.float()).train()
-    posterior = inference.build_posterior()
-    seconds = time.perf_counter() - started
-
-    def draw(x_o: Tensor, beta: float) -> Tensor | None:
-        return posterior.sample((DRAWS,), x=x_o.float(), show_progress_bars=False) if beta == 1.0 else None
-
-    return Fitted(seconds, draw)
-
-
-def nle(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
-    """`sbi`'s neural likelihood estimation, tempered in its potential; Markov chains anew for every x and beta."""
-    from sbi.inference import NLE, MCMCPosterior
-    from sbi.inference.potentials.base_potential import BasePotential
-
-    class Tempered(BasePotential):
-        """`log p(theta) + beta log p(x | theta)`."""
-
-        def __init__(self, inner: BasePotential, beta: float) -> None:
-            super().__init__(inner.prior, inner.x_o, device="cpu")
-            self.inner, self.beta = inner, beta
-
-        def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:
-            log_prior = self.prior.log_prob(theta)
-            both = self.inner(theta, track_gradients=track_gradients)
-            return torch.where(log_prior.isfinite(), log_prior + self.beta * (both - log_prior), log_prior)
-
-    torch.manual_seed(seed)
-    started = time.perf_counter()
-    inference = NLE(prior=task.prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(theta.float(), x.float()).train()
-    built = inference.build_posterior()
-    seconds = time.perf_counter() - started
-
-    def draw(x_o: Tensor, beta: float) -> Tensor:
-        inner = built.potential_fn
-        inner.set_x(x_o.float()[None])
-        chains = MCMCPosterior(
-            Tempered(inner, beta),
-            proposal=task.prior,
-            theta_transform=built.theta_transform,
-            method="slice_np_vectorized",
-            num_chains=20,
-            thin=5,
-            warmup_steps=100,
-        )
-        return chains.sample((DRAWS,), x=x_o.float()[None], show_progress_bars=False)
-
-    return Fitted(seconds, draw)
-
-
 METHODS = {"ours": ours, "refined": refined, "walk": walk, "npe": npe, "nle": nle}
 
 
@@ -166,7 +78,7 @@ def main(
     betas: Annotated[str, typer.Option(help="Temperatures with references.")] = "0.1,0.3,0.5,0.7,1,1.5,2",
     observations: Annotated[str, typer.Option(help="Numbers of the observations.")] = "1,2,3,4,5",
     methods: Annotated[str, typer.Option(help="Of ours, refined, walk, npe, nle (bench extra).")] = "ours,refined",
-    out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/accuracy.parquet"),
+    out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = OUT,
 ) -> None:
     """Runs the cells that are not in the table yet, and prints the summary."""
     cells, wanted = Cells(out), [int(number) for number in observations.split(",")]
@@ -182,20 +94,14 @@ def main(
             fitted = METHODS[method](task, theta, x, int(seed))
             cell = cells.put(key, _measure(fitted, name, [float(beta) for beta in betas.split(",")], wanted))
             print(f"{name} {budget} seed {seed} {method} ({fitted.fit_seconds:.0f} s): {summary(cell)}", flush=True)
-    replace_marked("benchmarks.accuracy", markdown(cells.table), RESULTS)
+    if out == OUT:
+        replace_marked("benchmarks.accuracy", markdown(cells.table), RESULTS)
 
 
 def summary(table: pd.DataFrame) -> str:
     """Mean C2ST over the observations at each beta."""
     means = table.groupby("beta")["c2st"].mean()
     return ", ".join(f"beta {beta:g}: {value:.3f}" for beta, value in means.items())
-
-
-def simulations(task: Problem, budget: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`theta` `(n, d)` of the prior and their `x` `(n, k)`, the same for every method."""
-    torch.manual_seed(1000 * seed + budget)
-    theta = task.prior.sample(torch.Size([budget]))
-    return theta, task.simulate(theta, 1000 * seed + budget)
 
 
 def _measure(

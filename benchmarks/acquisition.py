@@ -3,12 +3,12 @@
     python -m benchmarks.acquisition --tasks two_moons --arms prior,tempered,default --seeds 1,2 --observations 1
 
 Each cell (task, observation, arm, seed) is one campaign through the public `Campaign`, with nothing but
-`acquisition.method` changed, measured by C2ST against exact draws at each beta, without and with `refine=True` (column
-`refined`). `prior` and `sobol` have the same
+`acquisition.method` changed, and calibration off, so that all of the budget is learned from. It is measured by C2ST
+against exact draws at each beta, without and with `refine=True` (column `refined`). `prior` and `sobol` have the same
 ensemble and training, and are the control arms. The peers (bench extra) know beta = 1 only: `npe` is `sbi`'s neural
-posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds (Deistler, Goncalves & Macke
-2022), `falcon` falcon-sbi's sequential estimation while simulations come. Rows are appended to a Parquet file; what is
-there is not run again. In the end RESULTS.md shows what is in the file.
+posterior estimation on prior draws, `tsnpe` its truncated sequential NPE in four rounds, `falcon` falcon-sbi's
+sequential estimation while simulations come. Rows are appended to a Parquet file; what is there is not run again. In
+the end RESULTS.md shows what is in the file, unless `--out` names another.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
-from benchmarks.accuracy import DRAWS, RESULTS, npe, problem, simulations
+from benchmarks.accuracy import RESULTS
 from benchmarks.acquisition_table import markdown
 from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from benchmarks.falcon_arm import falcon
+from benchmarks.problem import DRAWS, problem, simulations
+from benchmarks.sbi_arms import npe, tsnpe
 from benchmarks.tables import replace_marked
 from learners import TemperedPosterior
-from simulators import get_task
 
 #: `draw(beta)` gives `(2000, d)`, or None where an arm has no answer.
 Draw = Callable[[float], Tensor | None]
-_ROUNDS = 4
+OUT = Path("benchmarks/acquisition.parquet")
 #: Rows of `benchmarks.accuracy`, to compare with.
 AMORTIZED = Path("benchmarks/accuracy.parquet")
 
@@ -69,30 +70,13 @@ def one_round(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
     return lambda beta: fitted.draw(x_o, beta)
 
 
-def tsnpe(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
-    """`sbi`'s TSNPE: in each round draws of the prior inside the bulk of the last posterior."""
-    from sbi.inference import NPE
-    from sbi.utils import RestrictedPrior, get_density_thresholder
-
-    given = get_task(task)
-    torch.manual_seed(seed)
-    inference, proposal = NPE(prior=given.prior, density_estimator="nsf", show_progress_bars=False), given.prior
-    posterior: Any = None
-    for r in range(_ROUNDS):
-        theta = proposal.sample(torch.Size([budget // _ROUNDS]))
-        x = given.simulate(theta, 1000 * seed + r)
-        inference.append_simulations(theta.float(), x.float()).train(force_first_round_loss=True)
-        posterior = inference.build_posterior().set_default_x(x_o.float())
-        inside = get_density_thresholder(posterior, quantile=1e-4)
-        proposal = RestrictedPrior(given.prior, inside, sample_with="rejection")
-
-    def draw(beta: float) -> Tensor | None:
-        return posterior.sample((DRAWS,), show_progress_bars=False) if beta == 1.0 else None
-
-    return draw
+def rounds(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
+    """`sbi`'s TSNPE in four rounds."""
+    fitted = tsnpe(problem(task), x_o, budget, seed)
+    return lambda beta: fitted.draw(x_o, beta)
 
 
-PEERS = {"npe": one_round, "tsnpe": tsnpe, "falcon": falcon}
+PEERS = {"npe": one_round, "tsnpe": rounds, "falcon": falcon}
 
 
 def main(
@@ -102,7 +86,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "1,2,3,4,5",
     betas: Annotated[str, typer.Option(help="Temperatures with references.")] = "0.1,0.3,0.5,0.7,1,1.5,2",
     observations: Annotated[str, typer.Option(help="Numbers of the observations.")] = "1,2,3",
-    out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = Path("benchmarks/acquisition.parquet"),
+    out: Annotated[Path, typer.Option(help="Parquet file to append to.")] = OUT,
 ) -> None:
     """Runs the cells that are not in the table yet, and prints each."""
     cells = Cells(out)
@@ -117,7 +101,8 @@ def main(
                     cell = cells.put(key, _measured(task, number, arm, budget, seed, wanted))
                     scores = ", ".join(f"beta {b:g}: {c:.3f}" for b, c in zip(cell["beta"], cell["c2st"], strict=True))
                     print(f"{task} {number} {arm} seed {seed} ({cell['seconds'][0]:.0f} s): {scores}", flush=True)
-    replace_marked("benchmarks.acquisition", markdown(cells.table, Cells(AMORTIZED).table), RESULTS)
+    if out == OUT:
+        replace_marked("benchmarks.acquisition", markdown(cells.table, Cells(AMORTIZED).table), RESULTS)
 
 
 def _drawn(posterior: TemperedPosterior, seed: int, refine: bool, beta: float) -> Tensor:

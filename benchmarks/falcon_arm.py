@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LogNormal, Normal, Uniform
 
-from benchmarks.accuracy import DRAWS
+from benchmarks.problem import DRAWS
 from simulators import get_task
 
 # The shares of falcon's 02_bimodal/config_regular.yml, whose buffer grows from a fourth of its samples to all of them.

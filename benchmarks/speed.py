@@ -23,8 +23,9 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.accuracy import nle, npe, problem, simulations
 from benchmarks.exact import observed
+from benchmarks.problem import problem, simulations
+from benchmarks.sbi_arms import nle, npe
 from learners import TemperedPosterior
 from learners.flows import spline_flow
 from learners.training import TrainOptions, bounded_threads, fit_flow

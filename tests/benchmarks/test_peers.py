@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+import sbi.inference
+import sbi.utils
 import torch
 from torch.distributions import Normal, Uniform
 
-from benchmarks.accuracy import nle, npe, problem, simulations
 from benchmarks.falcon_arm import _marginals
+from benchmarks.problem import problem, simulations
+from benchmarks.sbi_arms import nle, npe, tsnpe
 from simulators import get_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -15,21 +20,42 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.accuracy.DRAWS", 20)
+    monkeypatch.setattr("benchmarks.sbi_arms.DRAWS", 20)
 
 
-def test_npe_answers_at_beta_1_and_nowhere_else() -> None:
-    task = problem("two_moons")
-    fitted = npe(task, *simulations(task, 60, seed=1), seed=1)
-    draws = fitted.draw(torch.zeros(2), 1.0)
+@pytest.mark.parametrize("name", ["two_moons", "sir"])
+def test_npe_answers_at_beta_1_and_nowhere_else(name: str) -> None:
+    task = problem(name)
+    theta, x = simulations(task, 60, seed=1)
+    fitted = npe(task, theta, x, seed=1)
+    draws = fitted.draw(x[0], 1.0)
     assert draws is not None and draws.shape == (20, 2)
-    assert fitted.draw(torch.zeros(2), 0.5) is None
+    assert task.prior.log_prob(draws).isfinite().all()  # also where it learned log theta: positive
+    assert fitted.draw(x[0], 0.5) is None
 
 
-def test_nle_is_fitted() -> None:
-    task = problem("two_moons")
-    # Its chains, which take a minute, are left out.
-    assert nle(task, *simulations(task, 60, seed=1), seed=1).fit_seconds > 0
+@pytest.mark.parametrize("name", ["two_moons", "sir"])
+def test_nle_draws_at_every_beta(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = partial(sbi.inference.MCMCPosterior, num_chains=4, warmup_steps=2)
+    monkeypatch.setattr(sbi.inference, "MCMCPosterior", short)
+    task = problem(name)
+    theta, x = simulations(task, 60, seed=1)
+    draws = nle(task, theta, x, seed=1).draw(x[0], 0.5)
+    assert draws is not None and draws.shape == (20, 2)
+    assert task.prior.log_prob(draws).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["two_moons", "sir"])
+def test_tsnpe_answers_at_beta_1_and_nowhere_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = partial(sbi.utils.get_density_thresholder, num_samples_to_estimate_support=1000)
+    monkeypatch.setattr(sbi.utils, "get_density_thresholder", quick)
+    task = problem(name)
+    x_o = simulations(task, 1, seed=2)[1][0]
+    fitted = tsnpe(task, x_o, budget=80, seed=1)
+    draws = fitted.draw(x_o, 1.0)
+    assert draws is not None and draws.shape == (20, 2)
+    assert task.prior.log_prob(draws).isfinite().all()
+    assert fitted.draw(x_o, 0.5) is None
 
 
 @pytest.mark.parametrize("name", ["two_moons", "gaussian_linear", "lotka_volterra"])
