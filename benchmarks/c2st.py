@@ -1,8 +1,8 @@
 """The classifier two-sample test: can a classifier tell our draws from exact ones? 0.5 is indistinguishable.
 
 As in the public benchmark (Lueckmann et al. 2021, arXiv 2101.04653; after Lopez-Paz & Oquab 2017): a multilayer
-perceptron with two hidden layers of 10 d, data standardized by the reference, accuracy over 5 folds. With 2,000 draws
-it reads lower than with their 10,000: compare only within one table.
+perceptron with two hidden layers of 10 d, data standardized by the reference (its `C2ST_Z`; its headline figures are
+without), accuracy over 5 folds. With 2,000 draws it reads lower than with their 10,000: compare only within one table.
 
 The classifier is scikit-learn's `MLPClassifier(max_iter=1000)` with its defaults, written for many tests at once: the
 folds of several tests train together as one batch of networks (tests/benchmarks holds it against the original).

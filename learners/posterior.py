@@ -261,7 +261,7 @@ class TemperedPosterior:
         """Draws as ArviZ holds them: one chain, one variable a parameter.
 
         Raises:
-            ImportError: ArviZ is not installed (`pip install "temperflow[arviz]"`).
+            ImportError: ArviZ is not installed (the extra `arviz`).
             TemperatureError, ObservationError: As `sample`.
         """
         import arviz

@@ -85,9 +85,9 @@ REASONS = [
     ("wrong_type", "got object"),
     ("crashed", "killed by SIGSEGV"),
     ("crashed", "exit code 3"),
-    ("timeout", "timeout of 2 s"),
-    ("timeout", "timeout of 2 s"),
-    ("timeout", "timeout of 2 s"),
+    ("timeout", "timeout of 5 s"),
+    ("timeout", "timeout of 5 s"),
+    ("timeout", "timeout of 5 s"),
     ("out_of_memory", "more than its memory of 400 MB"),
     ("ok", ""),
 ]
@@ -132,7 +132,7 @@ def test_each_fault_is_a_row_whose_reason_can_be_read(folder: Path) -> None:
         {"simulations": 120},
         parameters={"a": spread},
         acquisition={"method": "sobol"},
-        simulator={"timeout": 2.0, "resources": {"memory": 400_000_000}},
+        simulator={"timeout": 5.0, "resources": {"memory": 400_000_000}},
     )
     assert Campaign.from_file(config, directory=folder / "run").simulate(progress=False) == 120
     table = rows(folder / "run")

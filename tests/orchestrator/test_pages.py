@@ -219,7 +219,7 @@ class TestExplorer:
         window.find("button", "reset").click()
         until(lambda: "-77.5" not in window.text(), "the first observation")
 
-    def test_too_large_a_file_is_not_even_sent(self, explorer: str, window: Browser, tmp_path: Path) -> None:
+    def test_too_large_a_file_is_refused(self, explorer: str, window: Browser, tmp_path: Path) -> None:
         visit(window, explorer)
         with (tmp_path / "large.npy").open("wb") as file:
             file.truncate(2**24 + 1)

@@ -7,10 +7,10 @@ import http.server
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -262,9 +262,11 @@ def test_a_killed_campaign_is_marked_and_the_next_process_continues_its_run(tmp_
     run = tmp_path / "continued"
     run.mkdir()
     process = subprocess.Popen([sys.executable, "-c", CAMPAIGN, str(run), server.uri])
-    wait_until(lambda: bool(nested_runs_of(run, server)))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        wait_until(lambda: bool(nested_runs_of(run, server)))
+    finally:
+        process.kill()
+        process.wait()
     # The process that delivers sees it, says so, and ends.
     wait_until(lambda: run_of(run, server).info.status == "KILLED")
     wait_until(lambda: not processes_with(str(run)))
@@ -383,6 +385,7 @@ def test_32_campaigns_at_once(tmp_path: Path, server: Child) -> None:
                 return
             except Unavailable:  # MLflow's server may run out of connections to its database.
                 assert attempt < 4
+                time.sleep(pause(0.0, attempt))  # As the courier does: at once they would meet again.
 
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(deliver, folders))
