@@ -217,7 +217,7 @@ def explore(
         from .explorer_server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f'the explorer needs {error.name}, which is not installed: pip install ".[explore]" in the clone of temperflow'
+            f'the explorer needs {error.name}, which is not installed: pip install ".[explore]" in its clone'
         ) from error
     serve(load_explored(target, own_code), port, browser)
 
