@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -22,9 +23,9 @@ KEPT_BYTES = 10 << 20
 class RunFolders:
     """The folders of the runs of one process.
 
-    Layout of `parent`: `temperflow-*/` for each process that is alive, with a locked file and the run in progress;
+    Layout of `parent`: `temperflow-HOST-*/` for each process that is alive, with a locked file and the run in progress;
     `failures/temperflow-*/` for failed runs, of which the newest `KEPT_FAILURES` stay. A run whose process was
-    killed, at its timeout for example, counts as failed.
+    killed, at its timeout for example, counts as failed: the next process on its host sees to it.
 
     Arguments:
         parent: Where; None for a folder of this user's in the system's temporary folder. Made if missing.
@@ -43,6 +44,8 @@ class RunFolders:
             self.parent = Path(parent)
             self.parent.mkdir(parents=True, exist_ok=True)
         self.failures = self.parent / "failures"
+        # Some shared file systems keep locks within a node: there the living of other hosts would look dead.
+        self._prefix = f"{_PREFIX}{socket.gethostname()}-"
         self._made = 0
         self._settle()
         self._keep_what_the_dead_left()
@@ -76,7 +79,7 @@ class RunFolders:
 
     def _settle(self) -> None:
         self.parent.mkdir(parents=True, exist_ok=True)
-        self._home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.parent))
+        self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self.parent))
         # The lock tells other processes that this one is alive, and goes with it however it dies. It appears in
         # its place when it is held already.
         self._lock = (self._home / "new").open("w")
@@ -85,7 +88,8 @@ class RunFolders:
             (self._home / "new").rename(self._home / _LOCK)
 
     def _keep_what_the_dead_left(self) -> None:
-        for home in self.parent.glob(f"{_PREFIX}*/"):
+        # What mkdtemp adds has no hyphen: `node-1` is not taken for `node`.
+        for home in [home for home in self.parent.glob("*/") if home.name.rpartition("-")[0] == self._prefix[:-1]]:
             with contextlib.suppress(OSError), (home / _LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for folder in home.glob("*/"):

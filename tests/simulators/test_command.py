@@ -24,7 +24,7 @@ from simulators.command import CommandSpec
 from simulators.errors import ConfigError, SimulatorError
 from simulators.isolated import IsolatedSimulator
 from simulators.outcome import Outcome, Status
-from simulators.run_folders import KEPT_BYTES, KEPT_FAILURES
+from simulators.run_folders import KEPT_BYTES, KEPT_FAILURES, RunFolders
 from simulators.simulator import SimulatorSpec
 
 #: A limit on waiting for what must happen; reaching it is a failure.
@@ -266,6 +266,21 @@ class TestFailedRuns:
         outcome = run_here(spec("fault", "exit", "x", "{alpha}", names=("alpha",)), 0.5)
         assert outcome.status is Status.RAISED
         assert running(tmp_path / "work") == []
+
+    def test_of_another_host_are_left_to_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Locks that stay within a node, as on some shared file systems: from node-1, node's look free.
+        monkeypatch.setattr("fcntl.flock", lambda *_: None)
+        workdir = tmp_path / "work"
+        monkeypatch.setattr("socket.gethostname", lambda: "node")
+        folder = RunFolders(str(workdir)).make("seed-7")
+        for host in ("node-1", "nod", "other"):
+            monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+            RunFolders(str(workdir))
+            assert (running(workdir), failures(workdir)) == ([folder], [])
+        monkeypatch.setattr("socket.gethostname", lambda: "node")
+        RunFolders(str(workdir))
+        assert running(workdir) == []
+        assert [kept.name for kept in failures(workdir)] == [f"{folder.parent.name}-{folder.name}"]
 
     def test_a_tidied_temporary_folder_is_made_anew(self, spec: Callable[..., CommandSpec], tmp_path: Path) -> None:
         simulator = SimulatorSpec(command=spec("print", "{alpha}", "{beta_}", "{seed}")).build()
