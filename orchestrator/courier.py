@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = ["DELIVERED", "REFUSED", "UNAVAILABLE", "last_pause", "locked", "pause"]
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from simulators.errors import TrackingError
 
 from .delivery import Delivery, Unavailable
+from .file_lock import lock
 from .tracking_journal import records_after
 from .tracking_records import Figures
 from .tracking_uri import redacted
@@ -58,10 +58,8 @@ def locked(directory: Path) -> Iterator[None]:
         TrackingError: Another one does.
     """
     with (directory / "tracking" / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TrackingError(f"another process delivers the records of {directory}; wait for it to end") from error
+        if not lock(file):
+            raise TrackingError(f"another process delivers the records of {directory}; wait for it to end")
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["RunDirectory"]
 
-import fcntl
 import json
 import os
 import uuid
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 from simulators.errors import RunDirectoryError
 from simulators.formats import read_record
 
+from .file_lock import lock
 from .store import SimulationStore
 
 _FORMAT = 1
@@ -137,12 +137,10 @@ class RunDirectory:
 
     def _acquire(self) -> None:
         self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(self._lock):
             raise RunDirectoryError(
                 f"{self.path} is being written by another process; wait for it to end, or choose another --dir"
-            ) from error
+            )
 
 
 def _same(old: Any, new: Any) -> bool:
