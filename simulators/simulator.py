@@ -66,7 +66,7 @@ class SimulatorSpec:
         if self.command is not None:
             return Simulator(self.command.build())
         if self.function is not None:
-            function = load_object(self.function)
+            function = load_object(self.function, keep=True)
         else:
             import cloudpickle
 

@@ -456,6 +456,22 @@ class TestImporting:
         with IsolatedSimulator(SimulatorSpec(function=f"{tmp_path}/model.py:simulate")) as simulator:
             assert values(run(simulator, 0)) == [0.0]
 
+    @pytest.mark.parametrize(
+        ("file", "method"), [("model.py", "fork"), ("model.py", "spawn"), ("random.py", "fork"), ("my-model.py", "fork")]
+    )
+    def test_a_file_may_hand_its_own_functions_to_a_pool(self, tmp_path: Path, file: str, method: str) -> None:
+        (tmp_path / file).write_text(
+            "import concurrent.futures, multiprocessing, numpy\n"
+            "def double(value):\n    return 2 * value\n"
+            "def simulate(theta):\n"
+            f"    context = multiprocessing.get_context('{method}')\n"
+            "    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:\n"
+            "        return numpy.array(list(pool.map(double, theta)))\n"
+        )
+        spec = SimulatorSpec(function=f"{tmp_path}/{file}:simulate", timeout=PATIENCE)
+        with IsolatedSimulator(spec) as simulator:
+            assert values(run(simulator, 4)) == [8.0]
+
     def test_folders_named_like_ours_in_the_current_folder_do_no_harm(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
