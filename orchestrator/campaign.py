@@ -7,6 +7,7 @@ __all__ = ["Campaign", "CampaignResult"]
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,8 @@ class Campaign:
                 batched=config.simulator.batched,
                 timeout=config.simulator.timeout,
                 folder=str(Path.cwd()),
+                # Modules beside the user's script, which workers do not find by themselves.
+                path=tuple(str(Path(folder).absolute()) for folder in sys.path if Path(folder).is_dir()),
             )
             acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
             learner = resolve_learner(config.learner, Path.cwd())

@@ -47,8 +47,8 @@ def _load_file(path: Path, keep: bool) -> Any:
     _refuse_shadows(path.parent)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    # The file's plain name may be that of a module which others import, such as `random`. Where it is not, the processes
-    # of a pool find it by that name and this folder, even those that are not forked.
+    # The file's plain name may be that of a module which others import, such as `random`. Where it is not, the
+    # processes of a pool find it by that name and this folder, even those that are not forked.
     name = path.stem if keep and _is_imported_by_name(path) else f"_temperflow_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

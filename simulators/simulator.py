@@ -38,6 +38,7 @@ class SimulatorSpec:
         timeout: Seconds that one simulation may take, or None.
         grace: Seconds between asking a late simulation to stop (SIGTERM) and killing it.
         folder: Working directory of the simulations, where it exists.
+        path: Folders that are searched for imports after all others: for what a pickled callable imports by name.
     """
 
     function: str | None = None
@@ -48,10 +49,12 @@ class SimulatorSpec:
     grace: float = 2.0
     folder: str | None = None
     command: CommandSpec | None = None
+    path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.command, dict):  # As it arrives in another process.
             object.__setattr__(self, "command", CommandSpec(**self.command))
+        object.__setattr__(self, "path", tuple(self.path))
 
     def build(self) -> Simulator:
         """Imports the simulator.
@@ -70,6 +73,7 @@ class SimulatorSpec:
         else:
             import cloudpickle
 
+            sys.path += [folder for folder in self.path if folder not in sys.path]
             function = cloudpickle.loads(self.pickled)
         if not callable(function):
             raise SimulatorError(f"expected a callable simulator at '{self.function}', got {type(function).__name__}")

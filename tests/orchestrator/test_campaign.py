@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -380,6 +382,20 @@ def test_a_python_callable_and_any_distribution(tmp_path: Path) -> None:
     ).run(progress=False)
     assert result.posterior.sample((5,), beta=0.1).shape == (5, 2)
     assert len(result.simulations()) == 150
+
+
+def test_a_callable_from_a_module_beside_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_beside_the_script.py").write_text("def simulate(theta):\n    return theta\n")
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.syspath_prepend(tmp_path.name)
+    simulate = importlib.import_module("module_beside_the_script").simulate
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    settings = {"acquisition": {"method": "prior"}, "calibration": {"share": 0}, "tracking": {"enabled": False}}
+    for budget in (10, 20):  # Another search path is no other campaign.
+        campaign = Campaign(simulate, prior, budget=budget, directory=tmp_path / "run", **settings)
+        assert campaign.simulate(progress=False) == budget
+        monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
+    assert set(campaign.run_directory.store().read(["status"])["status"].to_pylist()) == {"ok"}
 
 
 def test_an_amortized_campaign_of_a_task(tmp_path: Path) -> None:

@@ -457,7 +457,8 @@ class TestImporting:
             assert values(run(simulator, 0)) == [0.0]
 
     @pytest.mark.parametrize(
-        ("file", "method"), [("model.py", "fork"), ("model.py", "spawn"), ("random.py", "fork"), ("my-model.py", "fork")]
+        ("file", "method"),
+        [("model.py", "fork"), ("model.py", "spawn"), ("random.py", "fork"), ("my-model.py", "fork")],
     )
     def test_a_file_may_hand_its_own_functions_to_a_pool(self, tmp_path: Path, file: str, method: str) -> None:
         (tmp_path / file).write_text(
