@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MARK", "kill_group", "kill_marked"]
+__all__ = ["MARK", "kill_group", "kill_marked", "signal_name"]
 
 import contextlib
 import os
@@ -14,6 +14,14 @@ from pathlib import Path
 
 #: Environment variable by which the descendants of a simulator's process are found wherever they went.
 MARK = "TEMPERFLOW_SIMULATION"
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, such as `SIGSEGV`; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def kill_group(process: subprocess.Popen[bytes], grace: float) -> None:

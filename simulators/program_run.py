@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .memory import oom_kills
 from .outcome import Status
+from .processes import signal_name
 
 #: How much of what a program prints is kept for failures: the end, where the reason is.
 _KEPT_BYTES = 64 << 10
@@ -150,7 +151,7 @@ def _stopped_by_sigterm(leave_words: Callable[[], None]) -> Iterator[None]:
 def _failure(code: int, words: str) -> ProgramError:
     words = f": {words}" if words else ""
     if code < 0:
-        return ProgramError(Status.CRASHED, f"the program was killed by {signal.Signals(-code).name}{words}")
+        return ProgramError(Status.CRASHED, f"the program was killed by {signal_name(-code)}{words}")
     reason = f"the program ended with exit code {code}"
     for name in _DEATHS:
         if code == 128 + signal.Signals[name]:

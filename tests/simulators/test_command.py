@@ -144,6 +144,7 @@ def test_hdf5_datasets_come_in_the_order_asked_for(tmp_path: Path) -> None:
 FAULTS = [
     ("segfault", Status.CRASHED, "the program was killed by SIGSEGV: step 1"),
     ("abort", Status.CRASHED, "killed by SIGABRT: double free or corruption"),
+    ("real_time_signal", Status.CRASHED, "the program was killed by signal 40: step 1"),
     ("exit", Status.RAISED, "ended with exit code 3: reading the mesh /  [31mno convergence [0m �"),
     ("exit_quietly", Status.RAISED, "ended with exit code 4: step 1 (see "),
     ("exit_139", Status.CRASHED, "exit code 139, which stands for SIGSEGV"),
