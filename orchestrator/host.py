@@ -38,7 +38,7 @@ class Pulse:
 
     Attributes:
         ended: Task, its outcomes, and how long it took.
-        error: Why the simulator cannot be started any more, or empty.
+        error: Why the simulator, which had started here, cannot be started any more, or empty: the host is of no use.
         overdue: Whether a deadline has not been kept: the host is out of order.
     """
 

@@ -229,14 +229,15 @@ class RayHosts:
             self._failed.forget(host.node)
             return []
         assert isinstance(answer, Pulse)
-        if answer.error:
-            raise SimulatorError(answer.error)
         ended: list[Ended | Lost] = []
         host.pulse = None
         for task, outcomes, seconds in answer.ended:
             host.remove(task)
             ended.append(Ended(task, outcomes, host.worker, seconds))
             self._gather += 0.1 * (min(_LONGEST_GATHER, _GATHER_SHARE * seconds) - self._gather)
+        if answer.error:
+            # It had started there: this is no fault of the simulator's. A new host that cannot start it ends all.
+            return ended + self._give_up(host, f"its worker {host.worker} is out of order: {answer.error}")
         if answer.overdue:
             return ended + self._give_up(host, f"its worker {host.worker} did not end it at its deadline")
         return ended

@@ -27,12 +27,14 @@ import numpy as np
 from .errors import SimulatorError
 from .memory import oom_kills, resident_bytes
 from .outcome import Array, Outcome, Outcomes, Status
-from .processes import MARK, kill_group, kill_marked
+from .processes import MARK, kill_group, kill_marked, signal_name
 from .runner import PROGRESS_BYTES
 from .simulator import Seeds, SimulatorSpec
 from .wire import HEADER_BYTES, decode
 
 _START_SECONDS = 300.0
+#: Before another start is tried, where one has succeeded before: a full disk or too many processes may pass.
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: How often a long simulation is looked after: its memory, its output, whether it still lives.
 _LOOK_SECONDS = 0.25
 _MAX_LOG = 16 << 20
@@ -68,19 +70,31 @@ class IsolatedSimulator:
         environment: Variables that the child has beside ours.
 
     Raises:
-        SimulatorError: On first use, if the simulator cannot be imported.
+        SimulatorError: On first use, if the simulator cannot be imported; later, if it cannot be any more.
     """
 
     def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str] | None = None) -> None:
         self.spec, self.environment = spec, dict(environment or {})
         self._child: _Child | None = None
+        self._has_started = False
 
     def start(self) -> None:
-        """Starts the child and waits until the simulator is imported."""
+        """Starts the child and waits until the simulator is imported.
+
+        Once that has succeeded, a failure is tried again for a while: what it lacks may come back.
+        """
         if self._child is not None and self._child.process.poll() is not None:
             self.close()  # It died while idle (out of memory, say): the next simulation is not to blame.
         if self._child is None:
-            self._child = _Child(self.spec, self.environment)
+            self._child = self._launch()
+            self._has_started = True
+
+    def _launch(self) -> _Child:
+        for pause in _PAUSES if self._has_started else ():
+            with contextlib.suppress(SimulatorError, OSError):
+                return _Child(self.spec, self.environment)
+            time.sleep(pause)
+        return _Child(self.spec, self.environment)
 
     def run(self, theta: Array, seeds: Seeds, memory: int | None = None) -> Outcomes:
         """Simulates `theta` `(n, d)` with `seeds` `(n,)`; always one outcome a row, in order.
@@ -309,7 +323,7 @@ class _Child:
             return Status.CRASHED, "the simulator's process closed the pipe to temperflow and was killed."
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return Status.OUT_OF_MEMORY, "the system ran out of memory and killed the simulator's process."
-        how = f"was killed by {signal.Signals(-code).name}." if code < 0 else f"ended with exit code {code}."
+        how = f"was killed by {signal_name(-code)}." if code < 0 else f"ended with exit code {code}."
         return Status.CRASHED, f"the simulator's process {how} {self._last_words()}".strip()
 
     def _last_words(self) -> str:

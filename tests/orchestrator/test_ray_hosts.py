@@ -15,11 +15,12 @@ from ray.cluster_utils import Cluster
 from waiting import wait_until
 
 from orchestrator.config import LearnerConfig, ResourcesConfig
-from orchestrator.executor import Ended, Lost
+from orchestrator.executor import Blame, Ended, Lost
+from orchestrator.host import Pulse
 from orchestrator.nowhere import FailedStarts
 from orchestrator.placement import TrainerPlace
 from orchestrator.ray_hosts import RayHosts, Reservation
-from simulators.errors import ConfigError
+from simulators.errors import ConfigError, SimulatorError
 from simulators.outcome import Status
 from simulators.simulator import SimulatorSpec
 
@@ -148,6 +149,32 @@ def test_what_is_taken_back_when_all_hosts_run_tasks_alone_waits_behind_them(
     (tmp_path / "go").touch()
     assert all(isinstance(end, Ended) for end in ends(executor, 11).values())
     assert executor.room(None) > 0
+
+
+def test_a_host_that_cannot_start_its_simulator_again_is_replaced(
+    executors: list[RayHosts], simulator: str, tmp_path: Path
+) -> None:
+    executor = make(executors, simulator + "patient", labels={"width": "narrow"})
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 2)
+    start(executor, 0)
+    executor.wait(0.05)
+    host = host_of_width(executor, 2)
+    [lost] = executor._hear(host, ray.put(Pulse([], "no room on the disk", False)))
+    assert isinstance(lost, Lost)
+    assert (lost.task, lost.started, lost.blame) == (0, True, Blame.SUSPECT)
+    assert lost.reason.endswith("is out of order: no room on the disk")
+    wait_until(lambda: executor.warm_up(0.1))
+    assert host_of_width(executor, 2) is not host
+    (tmp_path / "go").touch()
+    start(executor, 0)
+    assert all(isinstance(end, Ended) for end in ends(executor, 1).values())
+
+
+def test_a_simulator_that_never_starts_ends_the_campaign(executors: list[RayHosts], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise OSError('no room')\n")
+    executor = make(executors, f"{tmp_path / 'broken.py'}:simulate")
+    with pytest.raises(SimulatorError, match="no room"):
+        wait_until(lambda: executor.warm_up(0.1))
 
 
 def test_what_the_trainer_keeps_is_named_if_simulations_need_it(

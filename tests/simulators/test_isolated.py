@@ -136,6 +136,7 @@ FAULTS: list[tuple[Callable[[], Any], Status, str]] = [
     (talks_much, Status.WRONG_TYPE, "returned None"),
     (closes_standard_output, Status.WRONG_TYPE, "returned None"),
     (segfaults, Status.CRASHED, "killed by SIGSEGV"),
+    (lambda: os.kill(os.getpid(), 40), Status.CRASHED, "killed by signal 40"),
     (is_interrupted, Status.CRASHED, "KeyboardInterrupt"),
     (lambda: os._exit(3), Status.CRASHED, "exit code 3"),
     (lambda: os._exit(0), Status.CRASHED, "exit code 0"),
@@ -444,6 +445,30 @@ class TestImporting:
         simulator = IsolatedSimulator(SimulatorSpec(function=f"{tmp_path}/model.py:simulate"))
         with pytest.raises(SimulatorError, match=message):
             run(simulator, 0)
+
+    def test_what_stands_in_the_way_of_another_start_may_pass(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Imported as often as a number in a file says; each time it is one less.
+        (tmp_path / "model.py").write_text(
+            "import os, pathlib\n"
+            "left = pathlib.Path(__file__).with_name('left')\n"
+            "left.write_text(str(int(left.read_text()) - 1))\n"
+            "if int(left.read_text()) >= 0:\n    raise OSError('no room')\n"
+            "def simulate(theta):\n    return theta if theta[0] > 0 else os._exit(1)\n"
+        )
+        left = tmp_path / "left"
+        monkeypatch.setattr("simulators.isolated._PAUSES", (0.0, 0.0))
+        with IsolatedSimulator(SimulatorSpec(function=f"{tmp_path}/model.py:simulate")) as simulator:
+            left.write_text("1")
+            with pytest.raises(SimulatorError, match="no room"):  # At once: this may well be for good.
+                simulator.start()
+            simulator.start()
+            left.write_text("2")
+            assert [o.status for o in run(simulator, -1, 4)] == ["crashed", "ok"]
+            left.write_text("3")
+            with pytest.raises(SimulatorError, match="no room"):
+                run(simulator, -1, 4)
 
     def test_a_broken_pickle_is_an_error_for_the_user(self) -> None:
         with pytest.raises(SimulatorError, match="loading the simulator failed with UnpicklingError"):
