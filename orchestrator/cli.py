@@ -37,7 +37,9 @@ console = Console()
 _state = {"debug": False}
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
-OwnCode = Annotated[bool, typer.Option("--own-code", help="Run the embedding module that the run directory names.")]
+OwnCode = Annotated[
+    bool, typer.Option("--own-code", help="Run the embedding or prior of your own that the run directory names.")
+]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="Run directory; default runs/NAME. An existing one is continued.")
@@ -248,11 +250,12 @@ def import_(
     from_prior: Annotated[
         bool, typer.Option("--from-prior", help="The parameters were drawn from the campaign's prior.")
     ] = False,
+    own_code: OwnCode = False,
 ) -> None:
     """Add simulations that you have already; they cost nothing of the budget."""
     from .importing import import_simulations
 
-    result = import_simulations(RunDirectory(directory.resolve()), file, config, from_prior)
+    result = import_simulations(RunDirectory(directory.resolve()), file, config, from_prior, own_code)
     failures = f", {result.failures} of them failures" if result.failures else ""
     done = (
         "were imported before; nothing was added" if result.repeated else "imported; `temperflow run` learns from them"

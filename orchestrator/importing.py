@@ -44,7 +44,9 @@ class Imported:
     repeated: bool
 
 
-def import_simulations(run: RunDirectory, file: Path, config: Path | None = None, from_prior: bool = False) -> Imported:
+def import_simulations(
+    run: RunDirectory, file: Path, config: Path | None = None, from_prior: bool = False, own_code: bool = False
+) -> Imported:
     """Adds the simulations of a file to a campaign, all or none; they do not count against its budget.
 
     The same numbers, in whatever format, are added once.
@@ -54,6 +56,8 @@ def import_simulations(run: RunDirectory, file: Path, config: Path | None = None
         file: `.parquet`, `.npz`, `.csv`, `.h5` or `.hdf5`; see `read_simulations`.
         config: Configuration of the campaign; needed to begin one.
         from_prior: Whether theta was drawn from the prior: then the rows count as draws of `p(theta) p(x | theta)`.
+        own_code: Whether the user wants the prior's module to be imported that the run directory names, which may come
+            from elsewhere; one that `config` names is.
 
     Raises:
         DataError: The file cannot be used; nothing is written.
@@ -68,7 +72,7 @@ def import_simulations(run: RunDirectory, file: Path, config: Path | None = None
         records = run.records()
         settings = validate_config(records["config"], str(run.path / "campaign.json"))
         folder, identity = records.get("folder"), records["identity"]
-        prior, names = _recorded_prior(settings, folder, run)
+        prior, names = _recorded_prior(settings, folder, run, own_code)
     else:
         raise RunDirectoryError(f"there is no campaign in {run.path} yet; give --config campaign.yaml to begin one")
     theta, x = read_simulations(file, names)
@@ -85,12 +89,17 @@ def import_simulations(run: RunDirectory, file: Path, config: Path | None = None
 
 
 def _recorded_prior(
-    config: CampaignConfig, folder: str | None, run: RunDirectory
+    config: CampaignConfig, folder: str | None, run: RunDirectory, own_code: bool
 ) -> tuple[Distribution, tuple[str, ...]]:
     if config.prior is None and config.simulator.task is None and not config.parameters:
         raise ConfigError(
             f"the campaign in {run.path} was started from Python with a prior that no file describes; simulations can "
             "be imported only into a campaign with a configuration file"
+        )
+    if config.prior is not None and not own_code:
+        raise ConfigError(
+            f"the campaign in {run.path} has a prior of somebody's own, {config.prior}; if you trust that code, give "
+            "--own-code to run it, or give your own configuration with --config"
         )
     if config.prior is not None and folder is None:
         raise ConfigError(f"{run.path} does not say where {config.prior} is; give --config campaign.yaml")

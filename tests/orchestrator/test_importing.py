@@ -222,15 +222,25 @@ def test_the_width_of_what_is_stored_is_kept(tmp_path: Path) -> None:
     assert len(run.store()) == N
 
 
-def test_a_prior_in_a_file_is_found_again(tmp_path: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prior_in_a_file_is_found_again_and_run_if_it_is_trusted(
+    tmp_path: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "prior.py").write_text(
-        "import torch\nprior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))\n"
+        "import pathlib, torch\npathlib.Path(__file__).with_name('has_run').touch()\n"
+        "prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))\n"
     )
     config = write_campaign(tmp_path, parameters=None, prior="prior.py:prior")
     _npz(tmp_path / "a.npz", THETA, X)
     import_simulations(run, tmp_path / "a.npz", config)
+    (tmp_path / "has_run").unlink()
     monkeypatch.chdir("/")
-    assert import_simulations(run, tmp_path / "a.npz").repeated
+    with pytest.raises(ConfigError, match=r"prior of somebody's own, prior\.py:prior; .*--own-code to run it, or"):
+        import_simulations(run, tmp_path / "a.npz")
+    assert not (tmp_path / "has_run").exists()
+    monkeypatch.setattr(sys, "argv", ["temperflow", "import", str(run.path), str(tmp_path / "a.npz"), "--own-code"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert (tmp_path / "has_run").exists()
 
 
 def test_campaigns_that_cannot_take_it(tmp_path: Path, config: Path, run: RunDirectory) -> None:
