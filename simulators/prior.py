@@ -23,6 +23,11 @@ from torch.distributions import constraints
 
 from .errors import PriorError, nearest
 
+#: What must lie between the bounds. Of less, numbers near 1 are too coarse to tell the quantiles apart.
+_LEAST_MASS = 1e-9
+#: Half of the distance from 1 to the next number: nearer to 0 or 1 no level comes in a truncated distribution.
+_LEAST_LEVEL = 2.0**-53
+
 _FROM_SCIPY = ("Gamma", "InverseGamma", "Chi2", "Beta", "StudentT", "Gumbel")
 
 
@@ -66,10 +71,10 @@ class Marginal:
                 f"'{self.distribution}' has no quantile function, which a single parameter's distribution "
                 "needs; choose another one or give the whole prior by `prior: file.py:name`"
             ) from error
-        if not high - low > 1e-12:
+        if not high - low > _LEAST_MASS:
             raise PriorError(
-                f"{self.distribution}{dict(self.arguments)} has no mass between {self.low} and "
-                f"{self.high}; widen the bounds"
+                f"{self.distribution}{dict(self.arguments)} has less than {_LEAST_MASS:g} of its mass between "
+                f"{self.low} and {self.high}; widen the bounds"
             )
 
     @property
@@ -146,6 +151,9 @@ class Marginal:
         """Inverse of `cdf`; never outside the bounds."""
         low, high = self.mass_bounds() if self.truncated else (0.0, 1.0)
         level = low + (high - low) * quantile.double()
+        if self.truncated:
+            # Rounding may make it 1 far in a tail, whose quantile is infinite.
+            level = level.clamp(_LEAST_LEVEL, 1.0 - _LEAST_LEVEL)
         frozen = self._scipy()
         if frozen is None:
             theta = self.untruncated().icdf(level)

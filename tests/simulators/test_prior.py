@@ -140,6 +140,27 @@ def test_rounding_to_single_precision_stays_inside_narrow_bounds() -> None:
     assert prior.log_prob(theta).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "marginal",
+    [
+        Marginal("Normal", {"loc": 0.0, "scale": 1.0}, low=5.9),
+        Marginal("Normal", {"loc": 0.0, "scale": 1.0}, high=-5.9),
+        Marginal("LogNormal", {"loc": 0.0, "scale": 1.0}, low=math.exp(5.9)),
+        Marginal("Exponential", {"rate": 1.0}, low=20.0),
+        Marginal("Gamma", {"concentration": 1.0, "rate": 1.0}, low=20.0),
+    ],
+    ids=lambda marginal: f"{marginal.distribution} {marginal.low:g} {marginal.high:g}",
+)
+def test_draws_far_in_a_tail_are_numbers_of_that_tail(marginal: Marginal) -> None:
+    quantiles = double(2.0**-53, 1e-9, 0.1, 0.5, 0.9, 1 - 1e-9, 1 - 2.0**-53)
+    theta = marginal.icdf(quantiles)
+    torch.testing.assert_close(marginal.cdf(theta), quantiles, rtol=0.0, atol=2e-7)
+    # Where the base's level rounds to 0 or 1 is less than twice as far out as the bound.
+    bound = marginal.low if math.isfinite(marginal.low) else marginal.high
+    assert (theta.abs().log() <= math.log(abs(bound)) * 2).all()
+    assert marginal.log_prob(theta).isfinite().all()
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": ({"distribution": "Norml", "loc": 0, "scale": 1}, "did you mean 'Normal'"),
     "a transform": ({"distribution": "ExpTransform"}, "no class of torch.distributions"),
@@ -165,6 +186,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "empty interval": ({"distribution": "Normal", "loc": 0, "scale": 1, "low": 2, "high": 2}, "low < high"),
     "empty uniform": ({"distribution": "Uniform", "low": 2, "high": 1}, "cannot be built"),
     "no mass": ({"distribution": "Normal", "loc": 0, "scale": 1, "low": 40}, "widen the bounds"),
+    "hardly any mass": ({"distribution": "Normal", "loc": 0, "scale": 1, "low": 6.9}, "less than 1e-09 of its mass"),
     "no mass below": (
         {"distribution": "Gamma", "concentration": 1, "rate": 1, "high": -1},
         "widen the bounds",
