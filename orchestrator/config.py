@@ -23,6 +23,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveInt,
     field_serializer,
     field_validator,
     model_validator,
@@ -37,7 +38,18 @@ from .tracking_uri import without_secret
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _gpus_that_ray_has(value: float | None) -> float | None:
+    """Ray has whole GPUs, or a share of one."""
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError(f"expected a share of one GPU or a whole number of them, got {value:g}")
+    return value
+
+
+#: What Ray calls the resources that have keys of their own.
+_NOT_CUSTOM = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}
 
 
 class ResourcesConfig(_Model):
@@ -46,7 +58,7 @@ class ResourcesConfig(_Model):
     cpus: float = Field(1.0, gt=0)
     """CPU cores."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs."""
+    """GPUs: a share of one, or a whole number."""
     memory: int | None = Field(None, gt=0)
     """Bytes of memory. A simulation that occupies more is ended and recorded as `out_of_memory`."""
     memory_growth: float = Field(1.0, ge=1.0)
@@ -56,6 +68,18 @@ class ResourcesConfig(_Model):
     """Custom Ray resources, name to amount."""
     labels: dict[str, str] = {}
     """Labels that a node must have, name to value."""
+
+    _whole_gpus = field_validator("gpus")(_gpus_that_ray_has)
+
+    @field_validator("custom")
+    @classmethod
+    def _amounts_of_their_own(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, amount in value.items():
+            if name in _NOT_CUSTOM:
+                raise ValueError(f"{name} is no custom resource; give `{_NOT_CUSTOM[name]}: {amount:g}` instead")
+            if amount <= 0:
+                raise ValueError(f"expected an amount above 0 of {name}, got {amount:g}; leave out what is not needed")
+        return value
 
 
 class SimulatorConfig(_Model):
@@ -207,7 +231,7 @@ class LearnerConfig(_Model):
         ]
     ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""
-    hidden: list[int] = [128, 128, 128, 128]
+    hidden: list[PositiveInt] = Field([128, 128, 128, 128], min_length=1)
     """Widths of the hidden layers of the surrogate, the ratio or the cost."""
     epochs: int = Field(200, ge=1)
     """Passes over the simulations in a fit from scratch, at most (training stops early)."""
@@ -229,6 +253,8 @@ class LearnerConfig(_Model):
     """Compile training steps, which needs a C++ compiler where the trainer runs, and half a minute once for the network
     and for each kind of member. On a CPU steps of the surrogate then take 0.6, of the network 0.8 of their time: whole
     fits gain a few per cent to a fifth, and only campaigns that train for hours are the better for it."""
+
+    _whole_gpus = field_validator("gpus")(_gpus_that_ray_has)
 
     @field_validator("embedding")
     @classmethod

@@ -8,7 +8,7 @@ import inspect
 import json
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -168,6 +168,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(map(_type, arguments))
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is list:
         return f"list of {_type(arguments[0])}"
     if origin is dict:

@@ -26,7 +26,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         raise ConfigError(f"expected a configuration file at {path}, but there is none; check the path")
     try:
         values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # A date that there is not is a ValueError.
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
@@ -55,8 +55,8 @@ def _set(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: '{parent}' is a value, not a section")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _explain(error: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ from simulators.errors import ConfigError, ObservationError, PriorError, Simulat
 BASE = {"simulator": {"task": "two_moons"}, "budget": {"simulations": 100}}
 
 
+def resources(**needs: object) -> dict[str, object]:
+    return {**BASE, "simulator": {"task": "two_moons", "resources": needs}}
+
+
 def write(folder: Path, values: object) -> Path:
     path = folder / "campaign.yaml"
     path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
@@ -71,6 +75,24 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             {**BASE, "learner": {"embedding": "mlp", "embedding_channels": 2}},
             "`embedding_channels` are for conv1d",
         ),
+        ({**BASE, "learner": {"hidden": []}}, r"learner\.hidden: .*at least 1 item"),
+        ({**BASE, "learner": {"hidden": [64, 0]}}, r"learner\.hidden\.1: .*greater than 0, got 0"),
+        (
+            {**BASE, "learner": {"gpus": 1.5}},
+            r"learner\.gpus: expected a share of one GPU or a whole number .*got 1\.5",
+        ),
+        (resources(gpus=1.5), r"simulator\.resources\.gpus: expected a share of one GPU or a whole .*got 1\.5"),
+        (resources(cpus=float("inf")), r"simulator\.resources\.cpus: .*finite number, got inf"),
+        (resources(custom={"GPU": 1}), r"custom: GPU is no custom resource; give `gpus: 1` instead"),
+        (resources(custom={"memory": 1e9}), r"custom: memory is no custom resource; give `memory: 1e\+09` instead"),
+        (resources(custom={"licence": 0}), r"custom: expected an amount above 0 of licence, got 0; leave out"),
+        (resources(custom={"licence": -1}), r"custom: expected an amount above 0 of licence, got -1; leave out"),
+        ({**BASE, "temperature": {"high": float("inf")}}, r"temperature\.high: .*finite number, got inf"),
+        (
+            {**BASE, "reference": {"a": {"mean": float("nan"), "std": 1}}},
+            r"reference\.a\.mean: .*finite number, got nan",
+        ),
+        ("name: 2024-13-45", r"campaign\.yaml is not valid YAML: month must be in 1\.\.12"),
         ({**BASE, "reference": {"a": {"mean": 0, "std": 1, "sd": 1}}}, r"reference\.a\.sd: unknown key"),
         ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
@@ -80,6 +102,16 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path, values: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, values))
+
+
+def test_what_ray_and_the_learner_can_have_is_taken(tmp_path: Path) -> None:
+    for gpus in (0, 0.25, 1, 2.0):
+        values = {**resources(gpus=gpus, custom={"licence": 0.5}), "learner": {"gpus": gpus, "hidden": [1]}}
+        config = load_config(write(tmp_path, values))
+        assert config.simulator.resources.gpus == config.learner.gpus == gpus
+    # A bound of a prior may be infinite: it is then none.
+    prior = {"distribution": "Normal", "loc": 0, "scale": 1, "low": 0, "high": float("inf")}
+    assert load_config(write(tmp_path, {**BASE, "parameters": {"a": prior}})).parameters["a"] == prior
 
 
 def test_the_configuration_names_all_that_the_learner_knows() -> None:
@@ -93,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.parametrize("override", ["budget", "=3", "name.x=3", "budget.simulations=["])
+@pytest.mark.parametrize("override", ["budget", "=3", "name.x=3", "budget.simulations=[", "name=2024-13-45"])
 def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         load_config(write(tmp_path, {**BASE, "name": "n"}), [override])
