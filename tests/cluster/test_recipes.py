@@ -1,4 +1,4 @@
-"""The launch recipes of `cluster/`: what can be known without Slurm, Kubernetes or a container registry.
+"""The launch recipes of `cluster/`, and `make setup`: what can be known without Slurm, Kubernetes or a registry.
 
 Slurm's programs are replaced by small scripts that do what Slurm does to a job; Ray is the real one wherever
 its behaviour is the question.
@@ -416,3 +416,29 @@ def test_real_ray_runs_the_campaign_and_passes_on_the_preemption(stubs: Path, is
     seen = json.loads((stubs / "campaign.json").read_text())
     assert (seen["RAY_ADDRESS"], seen["cpus"]) == ("127.0.0.1:6379", 2.0)
     assert requeued(stubs) == ["requeue 77"]
+
+
+# The virtual environment
+
+PYTHON_WITHOUT_PIP = """#!/usr/bin/env bash
+[[ "$*" != *pip* ]]
+"""
+
+PYTHON = """#!/usr/bin/env bash
+echo "$@" >>calls.log
+if [[ $1 == -m && $2 == venv ]]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; fi
+"""
+
+
+@pytest.mark.parametrize(("before", "made"), [(None, 1), (PYTHON_WITHOUT_PIP, 1), (PYTHON, 0)])
+def test_a_half_made_environment_is_made_anew(tmp_path: Path, before: str | None, made: int) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    if before is not None:
+        (tmp_path / ".venv/bin").mkdir(parents=True)
+        install(tmp_path / ".venv/bin", "python", before)
+    install(tmp_path, "python", PYTHON)
+    subprocess.run(["make", "setup", "PYTHON=./python"], cwd=tmp_path, check=True, capture_output=True)
+    calls = (tmp_path / "calls.log").read_text().splitlines()
+    assert calls.count("-m venv --clear .venv") == made
+    assert (tmp_path / ".venv/ready").exists()
