@@ -9,8 +9,10 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,32 @@ class Simulator:
         np.random.seed(seed % 2**32)
         if "torch" in sys.modules:
             sys.modules["torch"].manual_seed(seed)
+        else:
+            _torch_to_come.seed = seed
+            if _torch_to_come not in sys.meta_path:
+                sys.meta_path.insert(0, _torch_to_come)
         return self.function(theta, seed=seed) if self.takes_seed else self.function(theta)
+
+
+class _TorchToCome(MetaPathFinder):
+    """Seeds torch as soon as it is imported: a simulator may do so in its first call, and draw from it at once."""
+
+    seed = 0
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path) if fullname == "torch" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_seed(module: Any) -> None:
+                execute(module)
+                module.manual_seed(self.seed)
+
+            spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]
+        return spec
+
+
+_torch_to_come = _TorchToCome()
 
 
 class _Part:

@@ -498,6 +498,19 @@ class TestImporting:
         with IsolatedSimulator(spec) as simulator:
             assert values(run(simulator, 4)) == [8.0]
 
+    def test_torch_that_is_imported_in_a_call_draws_by_the_seed_of_that_call(self, tmp_path: Path) -> None:
+        (tmp_path / "model.py").write_text(
+            "import importlib.util\n"
+            "def simulate(theta):\n"
+            "    assert importlib.util.find_spec('torch')  # as some libraries look whether it is there\n"
+            "    import torch\n"
+            "    return torch.rand(())\n"
+        )
+        spec = SimulatorSpec(function=f"{tmp_path}/model.py:simulate", timeout=PATIENCE)
+        with IsolatedSimulator(spec) as one, IsolatedSimulator(spec) as other:
+            first, second = values(run(one, 0, 0))
+            assert values(other.run(np.zeros((2, 1)), np.array([1, 0]))) == [second, first]
+
     def test_folders_named_like_ours_in_the_current_folder_do_no_harm(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
