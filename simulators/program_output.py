@@ -158,7 +158,8 @@ FORMATS: dict[str, Callable[[Path | bytearray, Sequence[str]], Any]] = {
 
 
 def _text(source: Path | bytearray) -> str:
-    return (source if isinstance(source, bytearray) else source.read_bytes()).decode()
+    # Programs on Windows begin a text with a byte order mark, which is no part of the first name.
+    return (source if isinstance(source, bytearray) else source.read_bytes()).decode("utf-8-sig")
 
 
 def _pick(values: dict[str, Any], field: str, kind: str) -> Any:

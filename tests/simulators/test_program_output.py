@@ -28,6 +28,7 @@ TABLES: dict[str, tuple[str, list[float]]] = {
     "comments": ("# t a\n1 2\n  # a note\n3 4\n", [1, 3, 2, 4]),
     "trailing commas": ("1,2,\n3,4,\n", [1, 3, 2, 4]),
     "Windows": ("a,b\r\n1,2\r\n", [1, 2]),
+    "byte order mark": ("\ufeff1,2\n3,4\n", [1, 3, 2, 4]),
 }
 
 
@@ -39,7 +40,9 @@ def test_a_table_is_its_columns_of_numbers(text: str, expected: list[float], tmp
 
 
 def test_columns_are_chosen_by_their_names() -> None:
-    assert read_output(bytearray(b"a,b,c\n1,2,north\n3,4,south\n"), "csv", ["b", "a"]) == [2, 4, 1, 3]
+    table = b"a,b,c\n1,2,north\n3,4,south\n"
+    for text in (table, b"\xef\xbb\xbf" + table):
+        assert read_output(bytearray(text), "csv", ["b", "a"]) == [2, 4, 1, 3]
 
 
 @pytest.mark.parametrize("cell", ["nan", "", "inf"])
