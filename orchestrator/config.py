@@ -130,7 +130,10 @@ class SimulatorConfig(_Model):
         if not isinstance(value, list):
             raise ValueError(f"expected a list such as [./solver, '{{input}}'], got {value!r}")
         for item in value:
-            if not isinstance(item, str | int | float) or isinstance(item, bool):
+            if isinstance(item, float):
+                # YAML has read 1.10 as the number 1.1, which is another argument.
+                raise ValueError(f"expected texts, got the number {item!r}; put quotes around it")
+            if not isinstance(item, str | int) or isinstance(item, bool):
                 raise ValueError(f"expected texts, got {item!r}; put quotes around '{{NAME}}'")
         return [str(item) for item in value]
 

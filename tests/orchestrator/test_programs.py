@@ -59,7 +59,7 @@ def test_paths_are_relative_to_the_configuration(tmp_path: Path) -> None:
     assert (tmp_path / "scratch").is_dir()
 
 
-def test_numbers_among_the_arguments_need_no_quotes(tmp_path: Path) -> None:
+def test_whole_numbers_among_the_arguments_need_no_quotes(tmp_path: Path) -> None:
     command = problem(tmp_path, command=["mpirun", "-np", 2, "{a}", "{b}"]).spec.command
     assert command is not None
     assert command.command == ("mpirun", "-np", "2", "{a}", "{b}")
@@ -83,6 +83,7 @@ def test_what_decides_on_the_results_is_the_identity_of_a_campaign(tmp_path: Pat
         ({"command": "./x {a} {b}"}, r"simulator.command: expected a list such as \[./solver, '{input}'\], got './x"),
         ({"command": ["x", {"a": None}]}, r"got {'a': None}; put quotes around '{NAME}'"),
         ({"command": ["x", True]}, "expected texts, got True"),
+        ({"command": ["x", 1.10]}, r"expected texts, got the number 1\.1; put quotes around it"),
         ({"command": []}, "expected the program and its arguments"),
         ({"command": ["x", "{a}", "{bb}"]}, r"no placeholder {bb} is known in '{bb}'; did you mean 'b'"),
         ({"command": ["x", "{a}"]}, "never sees the parameter 'b'"),
