@@ -76,7 +76,7 @@ def with_others(observation: Observation, also: Sequence[Array], names: Sequence
 
 
 def _read(config: ObservationConfig, folder: Path) -> Observation:
-    path = (folder / config.file).expanduser()
+    path = folder / Path(config.file).expanduser()
     if not path.is_file():
         raise ObservationError(f"expected the observation at {path}, but there is no such file; check the path")
     suffix = path.suffix.lower()

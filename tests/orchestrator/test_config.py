@@ -11,7 +11,7 @@ import yaml
 
 from learners.embedding import KINDS as EMBEDDING_KINDS
 from learners.source_choice import SOURCES
-from orchestrator.config import EMBEDDINGS, LearnerConfig
+from orchestrator.config import EMBEDDINGS, LearnerConfig, ObservationConfig
 from orchestrator.config_reading import load_config
 from orchestrator.learner_parts import LearnerParts
 from orchestrator.observation import read_observation
@@ -148,6 +148,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert problem.observation.series == ("a", "b")
 
 
+def test_an_observation_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_observation(ObservationConfig(file="~/x.csv"), tmp_path / "elsewhere").x.tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -160,8 +166,6 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str, message: str) -> None:
-    from orchestrator.config import ObservationConfig
-
     (tmp_path / name).write_text(content)
     columns = ["a"] if name.endswith(".csv") else []
     with pytest.raises(ObservationError, match=message):
