@@ -145,6 +145,8 @@ def sample(
 
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"expected --out to end in .parquet or .csv, got {out}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"expected --out in a folder that is there, but {out.parent} is none; make it first")
     posterior = load_own_posterior(RunDirectory(directory), own_code)
     observed = None
     if x != "observation":

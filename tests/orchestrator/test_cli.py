@@ -181,6 +181,12 @@ def test_errors_are_one_message_and_no_traceback(hudson: Path, tmp_path: Path, t
     assert not draws.exists()
 
 
+def test_where_draws_go_is_looked_at_first(tmp_path: Path, temperflow: Temperflow) -> None:
+    code, text = temperflow("sample", tmp_path / "run", "--out", tmp_path / "missing" / "draws.csv")
+    assert code == 1
+    assert f"error: expected --out in a folder that is there, but {tmp_path}/missing is none" in text
+
+
 def test_a_posterior_from_the_future_is_refused(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
     shutil.copytree(hudson, tmp_path / "run")
     path = tmp_path / "run" / "posterior" / "posterior.json"
