@@ -141,13 +141,16 @@ class SimulationLoop:
             deadline: Time on the pool's clock after which nothing new starts, or None.
             seconds: Simulator seconds to spend on them in all, those from before included, or None.
         """
+        # What an earlier process had in flight may have started there, and the slow ones are still among it.
+        since = self.proposer.next_id
         while True:
             in_flight = self.pool.num_pending
             late = deadline is not None and self.pool.executor.now() > deadline
             affordable = self._affordable(seconds)
             enough = late or self.accurate or affordable <= 0
+            spent = seconds is not None and self.learning_seconds >= seconds
             # A budget counts starts: what no worker has yet is not simulated, now or by a later process.
-            if (late or self.accurate) and self.pool.withdraw():
+            if (late or self.accurate or spent) and self.pool.withdraw(since):
                 self.journal.rotate(self.pool.pending)
             if (self.trainable >= target or enough) and not in_flight:
                 break

@@ -132,12 +132,17 @@ class SimulationPool:
             self._start()
         return Finished.concatenate(finished) if finished else Finished.none()
 
-    def withdraw(self) -> int:
-        """Takes back what has not been handed to the executor yet; their number. Nothing of it will be reported."""
-        withdrawn = self._num_fresh
-        self._fresh.clear()
-        self._num_fresh = 0
-        return withdrawn
+    def withdraw(self, since: int = 0) -> int:
+        """Takes back what has not been handed to the executor yet; their number. Nothing of it will be reported.
+
+        Arguments:
+            since: Proposals with lower ids stay.
+        """
+        before = self._num_fresh
+        kept = [part.take(part.id < since) for part in self._fresh]
+        self._fresh = deque(part for part in kept if len(part))
+        self._num_fresh = sum(map(len, self._fresh))
+        return before - self._num_fresh
 
     def cancel(self) -> None:
         """Gives up everything pending; nothing of it will be reported."""

@@ -212,8 +212,8 @@ def test_started_before_the_deadline_is_in_the_store_however_slow(
 ) -> None:
     withdraw, withdrawn = SimulationPool.withdraw, []
 
-    def noting(pool: SimulationPool) -> int:
-        withdrawn.append(withdraw(pool))
+    def noting(pool: SimulationPool, since: int) -> int:
+        withdrawn.append(withdraw(pool, since))
         return withdrawn[-1]
 
     monkeypatch.setattr(SimulationPool, "withdraw", noting)
