@@ -27,7 +27,6 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from botorch.optim.optimize import optimize_acqf_discrete
 from botorch.utils.transforms import t_batch_mode_transform
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
@@ -168,16 +167,24 @@ class IntegratedVariance:
         rows = torch.multinomial(weight, _MC_POINTS, replacement=True, generator=generator)
         mc_points = candidates.u[rows].double()
         worth = candidates.worth.double()
-        pool = torch.multinomial(weight * worth, min(max(_CHOICES, n), len(weight)), generator=generator)
+        # Enough to choose from: were nearly all of them chosen, their cost would have counted twice.
+        size = min(max(_CHOICES, 4 * n), len(weight))
+        pool = torch.multinomial(weight * worth, size, generator=generator)
         choices = torch.cat([candidates.u[pool].double(), worth[pool].log()[:, None]], dim=1)
         recent = pending[-_MAX_PENDING:].double()
         recent = torch.cat([recent, recent.new_zeros(len(recent), 1)], dim=1)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             model = _disagreement_model(candidates, generator)
-            acquisition = RemovedVariance(model, mc_points, _NOISE, recent if len(recent) else None)
-            chosen, _ = optimize_acqf_discrete(acquisition, q=n, choices=choices, unique=True)
-        return pool[torch.cdist(chosen.to(choices), choices).argmin(dim=1)]
+            acquisition = RemovedVariance(model, mc_points, _NOISE, recent)
+            rows: list[int] = []
+            # As BoTorch's optimize_acqf_discrete, which gives points: of two that coincide nobody knows the row.
+            for _ in range(n):
+                value = acquisition(choices[:, None])
+                value[rows] = -torch.inf
+                rows.append(int(value.argmax()))
+                acquisition.set_X_pending(torch.cat([recent, choices[rows]]))
+        return pool[rows]
 
 
 class LargestVariance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,18 @@ import torch
 from botorch.acquisition.active_learning import qNegIntegratedPosteriorVariance
 from botorch.exceptions.errors import ModelFittingError
 from botorch.models import SingleTaskGP
+from botorch.optim.optimize import optimize_acqf_discrete
 from botorch.sampling.normal import SobolQMCNormalSampler
 
 from learners import whiten
 from learners.prior_density import PriorDensity
-from orchestrator.acquisition import Candidates, IntegratedVariance, LargestVariance, RemovedVariance
+from orchestrator.acquisition import (
+    Candidates,
+    IntegratedVariance,
+    LargestVariance,
+    RemovedVariance,
+    _disagreement_model,
+)
 from orchestrator.acquisition_methods import resolve_acquisition
 from orchestrator.choice import ChoiceAhead
 from orchestrator.config import AcquisitionConfig
@@ -78,6 +86,53 @@ def test_chosen_rows_are_distinct() -> None:
     rows = chosen(candidates(), 16, torch.zeros(0, 2))
     assert rows.shape == (16,)
     assert len(set(rows.tolist())) == 16
+
+
+def test_the_choice_is_that_of_botorchs_optimizer() -> None:
+    pool, pending, generator = candidates(n=100), torch.randn(5, 2), torch.Generator().manual_seed(0)
+    weight = pool.information.double() + 1e-12
+    mc_points = pool.u[torch.multinomial(weight, 256, replacement=True, generator=generator)].double()
+    order = torch.multinomial(weight, 100, generator=generator)  # of all that there are
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        model = _disagreement_model(pool, generator)
+        acquisition = RemovedVariance(model, mc_points, 1e-2, with_worth(pending.double()))
+        best, _ = optimize_acqf_discrete(acquisition, q=8, choices=with_worth(pool.u[order].double()), unique=True)
+    assert torch.equal(pool.u[chosen(pool, 8, pending)].double(), best[:, :-1])
+
+
+@pytest.mark.parametrize("width", [1e-4, 0.0])
+def test_where_the_posterior_is_so_narrow_that_candidates_coincide_their_rows_still_differ(width: float) -> None:
+    pool = candidates(n=1000, d=1)
+    pool = dataclasses.replace(pool, u=2.0 + width * pool.u)
+    assert len(pool.u.unique()) < 1000
+    proposals = proposer_of(lambda n, pending: chosen(pool, n, pending), dim=1).chosen(
+        128,
+        SimpleNamespace(candidates=pool),
+        Proposals.none(1),  # type: ignore[arg-type]
+    )
+    assert len(proposals) == 128
+
+
+def test_of_many_points_each_is_the_best_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With barely more candidates than are asked for, what they are worth would decide which are looked at, and no more.
+    looked_at: list[int] = []
+    forward = RemovedVariance.forward
+
+    def counting(self: RemovedVariance, X: torch.Tensor) -> torch.Tensor:
+        looked_at.append(len(X))
+        value: torch.Tensor = forward(self, X)  # type: ignore[misc]
+        return value
+
+    monkeypatch.setattr(RemovedVariance, "forward", counting)
+    assert len(chosen(candidates(n=1000), 128, torch.zeros(0, 2)).unique()) == 128
+    assert min(looked_at) >= 4 * 128
+
+
+def test_of_many_that_are_pending_the_last_count() -> None:
+    pool, pending = candidates(), torch.randn(600, 2)
+    assert torch.equal(chosen(pool, 8, pending), chosen(pool, 8, pending[-512:]))
+    assert not torch.equal(chosen(pool, 8, pending), chosen(pool, 8, pending[:512]))
 
 
 def test_points_in_flight_repel_the_choice() -> None:
@@ -163,7 +218,7 @@ def test_what_a_configuration_names(tmp_path: Path) -> None:
             resolve_acquisition(name, tmp_path)
 
 
-def proposer_of(choose: Callable[[int, torch.Tensor], torch.Tensor]) -> Proposer:
+def proposer_of(choose: Callable[[int, torch.Tensor], torch.Tensor], dim: int = 2) -> Proposer:
     """One with a user's acquisition: `choose(n, pending)` gives rows of the candidates."""
 
     class Mine:
@@ -172,7 +227,7 @@ def proposer_of(choose: Callable[[int, torch.Tensor], torch.Tensor]) -> Proposer
         ) -> torch.Tensor:
             return choose(n, pending)
 
-    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    prior = torch.distributions.MultivariateNormal(torch.zeros(dim), torch.eye(dim))
     return Proposer(prior, whiten(prior), AcquisitionConfig(), 0, 0, Mine(), targeted=True)
 
 
