@@ -92,7 +92,7 @@ class Acquisition(Protocol):
         Arguments:
             candidates: What there is to choose from; their draws follow the tempered posteriors.
             n: How many, at most as many as there are.
-            pending: Whitened parameters `(m, d)` in flight, or finished since the surrogate was fitted.
+            pending: Whitened parameters `(m, d)` with a result since the surrogate was fitted, then those in flight.
             generator: Source of randomness.
         """
         ...

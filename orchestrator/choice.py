@@ -7,8 +7,10 @@ __all__ = ["ChoiceAhead"]
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from .config import AcquisitionConfig
-from .proposal import Proposals
+from .proposal import Mask, Proposals
 from .proposer import Proposer
 from .trainer import Snapshot
 
@@ -29,15 +31,15 @@ class ChoiceAhead:
 
     def __init__(self, proposer: Proposer, config: AcquisitionConfig) -> None:
         self._proposer, self._config = proposer, config
-        self._unseen: list[Proposals] = []
+        self._unseen: list[tuple[Proposals, Mask]] = []
         self._ready = Proposals.none()
         self._under_way: Future[Proposals] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="acquisition")
 
-    def simulated(self, proposals: Proposals) -> None:
-        """What has ended, and no model has seen."""
+    def simulated(self, proposals: Proposals, ok: Mask) -> None:
+        """What has ended, and no model has seen; `ok` says which have a result, `(n,)`."""
         if self._config.chooses:
-            self._unseen.append(proposals)
+            self._unseen.append((proposals, ok))
 
     def begin(self, snapshot: Snapshot, in_flight: Proposals, unseen: int) -> None:
         """Begins the next choice, from a new model, unless one is still under way.
@@ -47,12 +49,16 @@ class ChoiceAhead:
             in_flight: Proposals that have not ended.
             unseen: How many of those that have ended, the last ones, the model has not seen.
         """
-        rows = Proposals.concatenate(self._unseen)
-        self._unseen = [rows.take(slice(max(0, len(rows) - min(unseen, _MAX_UNSEEN)), None))]
+        rows = Proposals.concatenate([proposals for proposals, _ in self._unseen])
+        ok = np.concatenate([np.zeros(0, dtype=bool), *(ok for _, ok in self._unseen)])
+        last = slice(max(0, len(rows) - min(unseen, _MAX_UNSEEN)), None)
+        rows, ok = rows.take(last), ok[last]
+        self._unseen = [(rows, ok)]
         n = min(_MAX_CHOSEN, round(self._config.chosen_share * self._config.growth * snapshot.rows))
         if not self._config.chooses or self._under_way is not None or n <= 0:
             return
-        pending = Proposals.concatenate([in_flight, *self._unseen])
+        # A failure teaches nothing of x. In flight comes last: of many, acquisition looks at the last.
+        pending = Proposals.concatenate([rows.take(ok), in_flight])
         self._under_way = self._thread.submit(self._proposer.chosen, n, snapshot, pending)
 
     def take(self, n: int) -> Proposals:

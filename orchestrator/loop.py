@@ -231,7 +231,8 @@ class SimulationLoop:
         self.learning_seconds += float(outcomes.seconds[rows.proposals.trains].sum())
         for row, reason in outcomes.reasons.items():
             self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
-        self._choice.simulated(rows.proposals.take(rows.proposals.trains))
+        trains = rows.proposals.trains
+        self._choice.simulated(rows.proposals.take(trains), outcomes.ok[trains])
         self.writer.put(rows)
         check_length(self.dim_observation, self.dim_x, self.store.location)
 

@@ -312,9 +312,11 @@ def test_a_choice_looks_at_what_is_in_flight_and_at_what_the_model_has_not_seen(
     proposer = proposer_of(choose)
     ended, in_flight = proposer.from_prior(20), proposer.from_prior(5)
     ahead = ChoiceAhead(proposer, AcquisitionConfig())
-    ahead.simulated(ended)
+    ok = np.ones(20, dtype=bool)
+    ok[-2] = False  # which has taught nothing
+    ahead.simulated(ended, ok)
     ahead.begin(SNAPSHOT, in_flight, 3)
     taken(ahead, 1)
-    expected = torch.tensor(np.concatenate([in_flight.theta, ended.theta[-3:]])).float()
+    expected = torch.tensor(np.concatenate([ended.theta[[-3, -1]], in_flight.theta])).float()
     torch.testing.assert_close(looked_at[0], proposer.whitening.to_u(expected.double()).float())
     ahead.close()
