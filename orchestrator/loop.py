@@ -262,8 +262,10 @@ class SimulationLoop:
         n = min(room, self.pool.appetite)
         if n <= 0:
             return
-        chosen = self._choice.take(n)
-        rest = self.proposer.batch(n - len(chosen), self.snapshot, len(chosen))
+        # The prior's share comes first: where simulations are costly, choices would fill all that is wanted.
+        num_prior = self.proposer.num_prior(n, self.snapshot)
+        chosen = self._choice.take(n - num_prior)
+        rest = self.proposer.batch(n - len(chosen), num_prior, self.snapshot)
         self.submit(Proposals.concatenate([chosen, rest]))
 
     def _affordable(self, seconds: float | None) -> int:
@@ -307,7 +309,8 @@ class SimulationLoop:
         if isinstance(result, Snapshot):
             model = self._learn(result)
             self._choice.begin(model, self.pool.pending, self.trainable - model.rows)
-        if self.trainer.busy or self.trainable >= target or not self.config.learns:
+        # One more model than it takes to be certain would only delay the final training, and may be less certain.
+        if self.trainer.busy or self.trainable >= target or self.accurate or not self.config.learns:
             return
         trained = 0 if self.snapshot is None else self.snapshot.rows
         if self.trainable < max(initial, trained + 1):

@@ -101,12 +101,17 @@ class Proposer:
         self.next_id += len(proposals)
         return proposals.numbered(first, self.seed)
 
-    def batch(self, n: int, snapshot: Snapshot | None, num_chosen: int = 0) -> Proposals:
-        """`n` proposals without waiting: what acquisition has not chosen comes from the latest density."""
+    def num_prior(self, n: int, snapshot: Snapshot | None) -> int:
+        """How many of `n` proposals are to be draws of the prior, at random; all where no model steers."""
+        if snapshot is None or not self.config.learns:
+            return n
+        share = torch.tensor(self.prior_share)
+        return int(torch.binomial(torch.tensor(float(n)), share, generator=self._generator))
+
+    def batch(self, n: int, num_prior: int, snapshot: Snapshot | None) -> Proposals:
+        """`n` proposals without waiting: `num_prior` of the prior, the others from the latest density."""
         if snapshot is None or not self.config.learns:
             return self.from_prior(n)
-        share = min(1.0, self.prior_share * (n + num_chosen) / max(n, 1))
-        num_prior = int(torch.binomial(torch.tensor(float(n)), torch.tensor(share), generator=self._generator))
         parts = [self.from_prior(num_prior), self.from_density(n - num_prior, snapshot)]
         order = torch.randperm(n, generator=self._generator).numpy()
         return Proposals.concatenate(parts).take(order)

@@ -240,7 +240,7 @@ def test_a_share_is_drawn_from_the_prior(targeted: bool, asked: float | None, sh
     whitening, config = whiten(prior), AcquisitionConfig(prior_share=asked)
     proposer = Proposer(prior, whitening, config, 0, 0, IntegratedVariance(), targeted)
     snapshot: Any = SimpleNamespace(density=PriorDensity(prior, whitening, (0.1, 2.0)))
-    kinds = proposer.batch(10_000, snapshot).kind
+    kinds = proposer.batch(10_000, proposer.num_prior(10_000, snapshot), snapshot).kind
     drawn = (kinds == KINDS.index(ProposalKind.PRIOR)).mean()
     assert drawn == pytest.approx(share, abs=0.02)
 

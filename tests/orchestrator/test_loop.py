@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from learners import whiten
-from orchestrator.acquisition import LargestVariance
+from learners.prior_density import PriorDensity
+from orchestrator.acquisition import Candidates, LargestVariance
 from orchestrator.config import AcquisitionConfig
 from orchestrator.executor import Ended
 from orchestrator.journal import ProposalJournal
@@ -21,9 +24,12 @@ from orchestrator.pool import SimulationPool
 from orchestrator.proposal import ProposalKind, Proposals
 from orchestrator.proposer import Proposer
 from orchestrator.store import SimulationStore
+from orchestrator.trainer import Snapshot
 from simulators.outcome import Outcome, Outcomes, Status
 
 HOUR = 3600.0
+PRIOR = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+ONLY_PRIOR = AcquisitionConfig(method="prior")
 
 
 class Workers:
@@ -77,6 +83,45 @@ class NoTrainer:
         pass
 
 
+class Modelling:
+    """A trainer that takes `seconds` on the workers' clock; model after model is as uncertain as the list says."""
+
+    def __init__(self, workers: Workers, seconds: float, epistemic: Iterable[float] = itertools.repeat(1.0)) -> None:
+        self._workers, self.last_seconds, self._epistemic = workers, seconds, iter(epistemic)
+        self._ready: float | None = None
+        self.models = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._ready is not None
+
+    def update(self, *_: object, **__: object) -> None:
+        self._ready = self._workers.time + self.last_seconds
+
+    def poll(self, timeout: float = 0.0) -> Snapshot | None:
+        if self._ready is not None and timeout:  # nothing else is waited for
+            self._workers.time = max(self._workers.time, self._ready)
+        if self._ready is None or self._workers.time < self._ready:
+            return None
+        self._ready, self.models = None, self.models + 1
+        generator = torch.Generator().manual_seed(self.models)
+        ell, u = torch.randn(3, 1000, generator=generator), torch.randn(1000, 2, generator=generator)
+        one = torch.ones(1000)
+        density: Any = PriorDensity(PRIOR, whiten(PRIOR), (0.1, 2.0))
+        metrics = {"epistemic": next(self._epistemic)}
+        return Snapshot(0, density, Candidates(u, one, ell, one, one), metrics, b"")
+
+    def add(self, *_: object) -> None:
+        pass
+
+
+def settle(loop: SimulationLoop) -> None:
+    """Waits for the loop's threads: by the workers' clock they take no time."""
+    assert loop.writer.flush(PATIENCE)
+    if (choice := loop._choice._under_way) is not None:
+        choice.exception(PATIENCE)
+
+
 class Loops:
     """Makes loops in one folder, as processes would that follow one another."""
 
@@ -92,8 +137,7 @@ class Loops:
         next_id: int = 0,
         until: float | None = None,
     ) -> SimulationLoop:
-        prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
-        proposer = Proposer(prior, whiten(prior), config, 0, next_id, LargestVariance(), targeted=True)
+        proposer = Proposer(PRIOR, whiten(PRIOR), config, 0, next_id, LargestVariance(), targeted=True)
         journal = ProposalJournal(self.folder / "journal")
         journal.rotate(journal.read())
         pool = SimulationPool(workers, retries=1)  # type: ignore[arg-type]
@@ -110,7 +154,7 @@ class Loops:
             until=until,
             stop_wait=0.0,
             stopping=stopping,
-            on_tick=lambda: None,
+            on_tick=lambda: settle(loop),
             on_snapshot=lambda _: None,
         )
         self.made.append(loop)
@@ -125,15 +169,12 @@ def loops(tmp_path: Path) -> Iterator[Loops]:
         loop.close()
 
 
-PRIOR = AcquisitionConfig(method="prior")
-
-
 def test_what_was_interrupted_is_simulated_though_the_hours_are_over(loops: Loops) -> None:
     # An earlier process had sixteen slots; now there are two, and no time is left.
-    first = loops(Workers(16, HOUR), PRIOR)
+    first = loops(Workers(16, HOUR), ONLY_PRIOR)
     interrupted = first.proposer.from_prior(16)
     first.journal.record(interrupted, lambda: None)
-    loop = loops(Workers(2, HOUR), PRIOR, next_id=16)
+    loop = loops(Workers(2, HOUR), ONLY_PRIOR, next_id=16)
     loop.pool.submit(interrupted)
     loop.train_and_simulate(1 << 40, 100, deadline=-1.0)
     assert sorted(loop.store.ids().tolist()) == list(range(16))
@@ -142,10 +183,42 @@ def test_what_was_interrupted_is_simulated_though_the_hours_are_over(loops: Loop
 
 def test_once_the_simulators_hours_are_spent_nothing_more_starts(loops: Loops) -> None:
     # The first of eight takes all that there is; by then seven run, and one waits at a worker's door.
-    loop = loops(Workers(8, 10 * HOUR), PRIOR)
+    loop = loops(Workers(8, 10 * HOUR), ONLY_PRIOR)
     loop.train_and_simulate(1 << 40, 100, None, seconds=5 * HOUR)
     assert loop.spent <= 8 + 2
     assert not len(np.setdiff1d(loop.journal.read().id, loop.store.ids()))
+
+
+def test_however_costly_simulations_are_the_priors_share_is_drawn_from_it(loops: Loops) -> None:
+    # Model follows model: there are always more chosen points than workers can take.
+    workers = Workers(8, 60.0)
+    loop = loops(workers, AcquisitionConfig(), Modelling(workers, seconds=60.0))
+    loop.train_and_simulate(450, 50, None)
+    kinds = loop.store.read(["id", "proposal"]).sort_by("id")["proposal"].to_pylist()[50:]
+    assert kinds.count("prior") / len(kinds) == pytest.approx(0.2, abs=0.05)
+    assert kinds.count("acquisition") > 0.3 * len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("epistemic", "models"),
+    [([0.9, 0.1, 0.9, 0.2, 0.3, 0.9], 5), ([0.9, 0.1, 0.9, 0.1, 0.9, 0.1], None)],
+    ids=["two-in-a-row", "never-reached"],
+)
+def test_simulating_ends_after_two_models_in_a_row_that_are_certain_enough(
+    loops: Loops, epistemic: list[float], models: int | None
+) -> None:
+    workers = Workers(8, 60.0)
+    trainer = Modelling(workers, 60.0, itertools.cycle(epistemic))
+    loop = loops(workers, AcquisitionConfig(), trainer, until=0.5)
+    loop.train_and_simulate(250, 50, None)
+    assert loop.accurate == (models is not None)
+    if models is None:
+        assert loop.trainable == 250
+        assert trainer.models > len(epistemic)
+    else:
+        assert trainer.models == models
+        assert loop.trainable < 250
+        assert not loop.pool.num_pending
 
 
 def test_what_is_withdrawn_is_what_no_worker_has_and_this_process_proposed() -> None:
