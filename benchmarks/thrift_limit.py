@@ -55,7 +55,7 @@ def main() -> None:
         whitening, generator = whiten(prior), torch.Generator().manual_seed(0)
         runtime = Runtime.fit(whitening.to_u(theta.double()), torch.tensor(seconds, dtype=torch.float64))
         density = PriorDensity(prior, whitening, (0.1, 2.0))
-        thrifty = ThriftyDensity.of(density, runtime, generator)
+        thrifty = ThriftyDensity.of(density, runtime, None, whitening, generator)
         u, _, _ = density.sample(_DRAWS, generator)
         t, share = runtime.expected(u), AcquisitionConfig().share_of_prior(targeted=False)
         ours = share + (1 - share) * (thrifty.log_prob(u) - density.log_prob(u)).double().exp()

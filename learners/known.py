@@ -49,6 +49,7 @@ class KnownLikelihood(Source):
         super().__init__()
         self.function, self.whitening, self.scaling = function, whitening, scaling
         self.whole: Tensor | None = None
+        self.validity = None
         self.is_likelihood, self._sign, self._name = not is_loss, *((-1, "loss") if is_loss else (1, "log_likelihood"))
 
     def fit(

@@ -80,6 +80,8 @@ class PairEnsemble(Source):
         seed: Seed of the initial weights.
     """
 
+    validity: Validity
+
     def __init__(self, dim_u: int, dim_z: int, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
         self.dim_u, self.dim_z, self.hidden = dim_u, dim_z, tuple(hidden)
@@ -136,9 +138,6 @@ class PairEnsemble(Source):
             return torch.stack(rows)
 
         return self._parts.run(evaluate, max(1, len(u) // pieces))
-
-    def log_valid(self, u: Tensor) -> Tensor:
-        return self.validity.log_prob(u)
 
     def as_dict(self) -> dict[str, Any]:
         sizes = {"dim_u": self.dim_u, "dim_z": self.dim_z, "hidden": list(self.hidden)}

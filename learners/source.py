@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .lattice import Lattice
 from .rows import RowView
 from .training import TrainOptions
+from .validity import Validity
 
 #: Called with the epoch and its held-out loss.
 OnEpoch = Callable[[int, float], None]
@@ -63,11 +64,13 @@ class Source(nn.Module, abc.ABC):
         is_likelihood: Whether `l` is a log-likelihood (up to a function of x), hence pairs of prior and simulator are
             draws of the posterior at beta = 1.
         fitted: Whether it has been fitted.
+        validity: `p(valid | u)`, None where failures are not modelled.
     """
 
     draws_x: ClassVar[bool] = False
     is_likelihood: bool = True
     fitted: bool = False
+    validity: Validity | None
 
     @property
     def draws_cells(self) -> bool:
@@ -103,7 +106,7 @@ class Source(nn.Module, abc.ABC):
 
     def log_valid(self, u: Tensor) -> Tensor:
         """`log p(valid | u)` for `u` `(*, d)`, shape `(*,)`: zero where failures are not modelled."""
-        return u.new_zeros(u.shape[:-1])
+        return u.new_zeros(u.shape[:-1]) if self.validity is None else self.validity.log_prob(u)
 
     def sample(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`; only if `draws_x`."""

@@ -95,6 +95,7 @@ class Surrogate(Source):
     """
 
     draws_x: ClassVar[bool] = True
+    validity: Validity
 
     def __init__(
         self, dim_u: int, dim_z: int, options: SurrogateOptions, seed: int, curved: Sequence[int] = ()
@@ -200,9 +201,6 @@ class Surrogate(Source):
             parts = [self.members[e].middle(part) for part in u.split(_CHUNK // 8)]
             middle += self.weights[e] * torch.cat(parts)
         return middle
-
-    def log_valid(self, u: Tensor) -> Tensor:
-        return self.validity.log_prob(u)
 
     def as_dict(self) -> dict[str, Any]:
         return {

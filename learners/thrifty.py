@@ -1,15 +1,16 @@
-r"""The same draws for less: a density of proposals in favour of what is cheap to simulate.
+r"""The same draws for less: a density of proposals in favour of what is cheap to simulate, and succeeds.
 
 If the error at u falls like `1 / n(u)` with the simulations near it, and it counts as a density g does, then of all
 ways to spend a given time the one with the least `\int g / n` is `n \propto g c^{-1/2}`, c being the time that a
-simulation takes. With the expected time of a `Runtime`, and `c_0` the shortest of draws from g, but no less than a
-fifth of their mean,
+simulation takes; and where only a share s of the simulations succeed, a result costs c / s. With the expected time of a
+`Runtime`, and `c_0` the shortest of draws from g, but no less than a fifth of their mean,
 
 .. math:: h(u) = \frac1Z\, g(u)\, a(u), \qquad Z = \mathbb E_g[a], \qquad
-    a(u) = \min\Big(1, \max\big(0.05, \sqrt{c_0 / \mathbb E[t \mid u]}\big)\Big).
+    a(u) = \max\Big(0.05, \min\big(1, \sqrt{c_0 / \mathbb E[t \mid u]}\big) \sqrt{p(\mathrm{valid} \mid u)}\Big),
 
-A draw of g is kept with probability `a`: the density stays known, up to the error of the mean `Z` of many draws. Where
-all simulations take alike, `h` is g. Without the fifth, what takes next to no time would outnumber all the rest, and
+and zero outside the prior's support, into which the kernels of g need not fit. A draw of g is kept with probability
+`a`: the density stays known, up to the error of the mean `Z` of many draws. Where all simulations take alike and
+succeed, `h` is g. Without the fifth, what takes next to no time would outnumber all the rest, and
 little else would be learned (`benchmarks/TRIED.md`). (Cost-aware proposals `p(\theta) c^{-k}`: Bharti et al. 2025,
 arXiv 2410.07930.)
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 __all__ = ["ThriftyDensity"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from torch import Tensor
 from .prior_density import PriorDensity
 from .runtime import Runtime
 from .tempered_density import TemperedDensity
+from .validity import Validity
+from .whitening import Whitening
 
 _NORMALIZING = 50_000
 #: Least probability that a draw is kept with: it bounds the weights of simulations.
@@ -42,23 +45,34 @@ class ThriftyDensity:
     Attributes:
         density: `g`.
         runtime: `E[t | u]`.
+        validity: `p(valid | u)`, None where nothing fails.
+        whitening: That of the prior; knows where there is none.
         floor: `c_0` in seconds.
         kept: `Z`.
     """
 
     density: TemperedDensity | PriorDensity
     runtime: Runtime
+    validity: Validity | None
+    whitening: Whitening
     floor: float
-    kept: float
+    kept: float = 1.0
 
     @classmethod
     def of(
-        cls, density: TemperedDensity | PriorDensity, runtime: Runtime, generator: torch.Generator
+        cls,
+        density: TemperedDensity | PriorDensity,
+        runtime: Runtime,
+        validity: Validity | None,
+        whitening: Whitening,
+        generator: torch.Generator,
     ) -> ThriftyDensity:
-        """`h` for `g` and the times that are expected."""
-        seconds = runtime.expected(density.sample(_NORMALIZING, generator)[0])
+        """`h` for `g`, the times that are expected, and how likely simulations are to succeed."""
+        u = density.sample(_NORMALIZING, generator)[0]
+        seconds = runtime.expected(u)
         floor = max(float(seconds.min()), _CHEAPEST * float(seconds.mean()))
-        return cls(density, runtime, floor, float(_share(seconds, floor).mean()))
+        thrifty = cls(density, runtime, validity, whitening, floor)
+        return replace(thrifty, kept=float(thrifty._share(u).mean()))
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """As `TemperedDensity.sample`."""
@@ -66,7 +80,7 @@ class ThriftyDensity:
         missing = n
         while missing > 0:
             u, beta, row = self.density.sample(math.ceil(1.1 * missing / self.kept) + 8, generator)
-            share = _share(self.runtime.expected(u), self.floor)
+            share = self._share(u)
             rows = (torch.rand(len(u), generator=generator, dtype=share.dtype) < share).nonzero().squeeze(-1)[:missing]
             parts.append((u[rows], beta[rows], row[rows]))
             missing -= len(rows)
@@ -77,10 +91,12 @@ class ThriftyDensity:
 
     def log_prob(self, u: Tensor) -> Tensor:
         """`log h(u)` for `u` `(n, d)`, shape `(n,)`."""
-        share = _share(self.runtime.expected(u), self.floor)
-        return self.density.log_prob(u) + (share / self.kept).log().float()
+        return self.density.log_prob(u) + (self._share(u) / self.kept).log().float()
 
-
-def _share(seconds: Tensor, floor: float) -> Tensor:
-    """`a` of expected times `(n,)`."""
-    return (floor / seconds).sqrt().clamp(min=_LEAST, max=1.0)
+    @torch.no_grad()
+    def _share(self, u: Tensor) -> Tensor:
+        """`a(u)` for `u` `(n, d)`, `(n,)`."""
+        share = (self.floor / self.runtime.expected(u)).sqrt().clamp(max=1.0)
+        if self.validity is not None:
+            share = share * (0.5 * self.validity.log_prob(u.float())).exp()
+        return share.clamp(min=_LEAST) * (self.whitening.log_prior_ratio(u) > -math.inf)

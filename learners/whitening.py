@@ -180,7 +180,7 @@ class AffineWhitening(Whitening):
         u_cpu = u.double().cpu()  # where the prior's own tensors are
         theta = self.to_theta(u_cpu)
         # In one row of rows: some priors take no others.
-        log_prior = self.prior.log_prob(theta.float().reshape(-1, theta.shape[-1])).double().reshape(u.shape[:-1])
+        log_prior = _log_prior(self.prior, theta.float().reshape(-1, theta.shape[-1])).double().reshape(u.shape[:-1])
         return (log_prior - self.log_abs_det(theta) - log_normal(u_cpu)).to(u)
 
     def as_dict(self) -> dict[str, Any]:
@@ -254,6 +254,19 @@ def _support(prior: D.Distribution) -> constraints.Constraint | None:
     if support is not None and support.is_discrete:
         raise PriorError("the prior is discrete, but every parameter must be continuous; use a continuous relaxation")
     return support
+
+
+def _log_prior(prior: D.Distribution, theta: Tensor) -> Tensor:
+    """`log p(theta)` `(n,)` of `theta` `(n, d)`: minus infinity outside the support, also where the prior validates."""
+    try:
+        log_prior: Tensor = prior.log_prob(theta)
+    except ValueError:
+        support: Any = prior.support
+        inside = support.check(theta).reshape(len(theta), -1).all(dim=1)
+        log_prior = theta.new_full((len(theta),), -math.inf)
+        if inside.any():
+            log_prior[inside] = prior.log_prob(theta[inside])
+    return log_prior
 
 
 def _marginals(base: D.Distribution) -> list[Marginal] | None:

@@ -177,14 +177,14 @@ class IntegratedVariance:
             warnings.simplefilter("ignore")
             model = _disagreement_model(candidates, generator)
             acquisition = RemovedVariance(model, mc_points, _NOISE, recent)
-            rows: list[int] = []
+            taken: list[int] = []
             # As BoTorch's optimize_acqf_discrete, which gives points: of two that coincide nobody knows the row.
             for _ in range(n):
                 value = acquisition(choices[:, None])
-                value[rows] = -torch.inf
-                rows.append(int(value.argmax()))
-                acquisition.set_X_pending(torch.cat([recent, choices[rows]]))
-        return pool[rows]
+                value[taken] = -torch.inf
+                taken.append(int(value.argmax()))
+                acquisition.set_X_pending(torch.cat([recent, choices[taken]]))
+        return pool[taken]
 
 
 class LargestVariance:

@@ -5,8 +5,10 @@ from __future__ import annotations
 __all__ = ["Snapshot", "Trained", "Trainer", "learner_options"]
 
 import contextlib
+import copy
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,8 @@ from .system_metrics import NodeMetrics
 from .temperatures import report_betas
 
 _CANDIDATES = 1000
+#: Share of the candidates below which kernels miss the prior's support, such as a thin ring, nearly always.
+_LEAST_INSIDE = 0.05
 _PREDICTIVE = 400
 #: Runtimes of so many simulations, the latest, say what the next ones cost.
 _RUNTIMES = 5000
@@ -50,7 +54,7 @@ class Snapshot:
 
     Attributes:
         rows: Simulations that it was trained on, failures included.
-        density: Where simulations are wanted, in favour of what is cheap.
+        density: Where simulations are wanted, in favour of what is cheap and succeeds.
         candidates: Draws of the tempered posteriors of interest, with every member's log-likelihood.
         metrics: Losses and diagnostics by name.
         checkpoint: The learner's state, from which another trainer can continue.
@@ -245,23 +249,31 @@ class Trainer:
         assert self.learner.focus is not None
         assert self.learner.source is not None
         particles, z = self.learner.focus.particles, self.learner.focus.z
+        whitening, device = self.learner.whitening, self.learner.device
+        density: TemperedDensity | PriorDensity
         density = TemperedDensity.from_particles(particles, _CANDIDATES, self.learner.generator)
         u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
-        device = self.learner.device
-        runtime = Runtime.fit(self.learner.whitening.to_u(self._timed[:, :-1]), self._timed[:, -1])
+        inside = whitening.log_prior_ratio(u) > -math.inf
+        if inside.float().mean() < _LEAST_INSIDE:
+            density = self._prior
+            u, beta, row = density.sample(_CANDIDATES, self.learner.generator)
+            inside = torch.ones(len(u), dtype=torch.bool)
+        u, beta, row = u[inside], beta[inside], row[inside]
+        runtime = Runtime.fit(whitening.to_u(self._timed[:, :-1]), self._timed[:, -1])
         with torch.no_grad():
             ell = self.learner.source.member_log_prob(u.to(device), z[row.to(device)])
             success = self.learner.source.log_valid(u.to(device)).exp()
         candidates = Candidates(u, beta.float(), ell.cpu(), success.cpu(), runtime.expected(u).float())
-        thrifty = ThriftyDensity.of(self._wanted(density), runtime, self.learner.generator)
+        # Where every x counts alike, simulations are wanted where the prior is.
+        wanted = density if self.learner.x_o is not None else self._prior
+        validity = copy.deepcopy(self.learner.source.validity)
+        validity = None if validity is None else validity.cpu()
+        thrifty = ThriftyDensity.of(wanted, runtime, validity, whitening, self.learner.generator)
         return thrifty, candidates, float(particles.ess.min()), float(particles.acceptance.mean())
 
-    def _wanted(self, tempered: TemperedDensity) -> TemperedDensity | PriorDensity:
-        """Where simulations are wanted, whatever they cost: if every x counts alike, where the prior is."""
-        learner = self.learner
-        if learner.x_o is not None:
-            return tempered
-        return PriorDensity(learner.prior, learner.whitening, learner.beta_range)
+    @property
+    def _prior(self) -> PriorDensity:
+        return PriorDensity(self.learner.prior, self.learner.whitening, self.learner.beta_range)
 
     def _learn_from(self, before: int | None) -> None:
         """Hands the learner what is held with an id below `before`, all for None."""

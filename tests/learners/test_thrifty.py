@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
+from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
 from learners.tempered_density import TemperedDensity
 from learners.thrifty import ThriftyDensity
+from learners.validity import Validity
+from learners.whitening import whiten
+
+NORMAL = whiten(torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1)))
 
 
 def standard_normal() -> TemperedDensity:
@@ -24,7 +31,7 @@ def exponential(slope: float) -> Runtime:
 
 
 def thrifty(slope: float) -> ThriftyDensity:
-    return ThriftyDensity.of(standard_normal(), exponential(slope), torch.Generator().manual_seed(0))
+    return ThriftyDensity.of(standard_normal(), exponential(slope), None, NORMAL, torch.Generator().manual_seed(0))
 
 
 GRID = torch.linspace(-8, 8, 8001)[:, None]
@@ -82,6 +89,69 @@ def test_weights_stay_bounded() -> None:
     u, _, _ = density.sample(5000, torch.Generator().manual_seed(1))
     ratio = (density.density.log_prob(u) - density.log_prob(u)).exp()
     assert float(ratio.max()) <= 20.0 + 1e-3
+
+
+def failing_below_zero() -> Validity:
+    validity, u = Validity(1), torch.linspace(-4, 4, 2000)[:, None]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        validity.fit(u, u[:, 0] > 0, torch.Generator().manual_seed(0))
+    return validity
+
+
+def test_where_simulations_fail_fast_no_more_of_them_are_made() -> None:
+    # A hundredth of the time for nothing: by time alone, most of the draws would go there.
+    runtime, generator = exponential(0.0), torch.Generator().manual_seed(0)
+    cheap = Runtime(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64), 0.0, 1.0, 30.0)
+    validity = failing_below_zero()
+    for times in (runtime, cheap):
+        density = ThriftyDensity.of(standard_normal(), times, validity, NORMAL, generator)
+        u, _, _ = density.sample(20_000, generator)
+        assert float((u < 0).float().mean()) < 0.15
+        assert float(density.log_prob(GRID).exp().sum() * STEP) == pytest.approx(1, abs=0.02)
+        p = density.log_prob(GRID).exp()
+        assert float((p * GRID[:, 0]).sum() * STEP) == pytest.approx(float(u.mean()), abs=0.04)
+
+
+class Triangle(torch.distributions.Distribution):
+    """Uniform where `0 < a < b < 1`: no box."""
+
+    arg_constraints: ClassVar = {}
+    support = torch.distributions.constraints.real_vector
+
+    def __init__(self) -> None:
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        return torch.rand(*sample_shape, 2).sort(dim=-1).values
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inside = (value > 0).all(dim=-1) & (value < 1).all(dim=-1) & (value[..., 0] < value[..., 1])
+        return torch.where(inside, math.log(2.0), -math.inf)
+
+
+def test_nothing_is_proposed_outside_a_support_that_is_no_box() -> None:
+    prior, generator = Triangle(), torch.Generator().manual_seed(0)
+    whitening = whiten(prior)
+    u = PriorDensity(prior, whitening, (0.1, 2.0)).sample(200, generator)[0]
+    zero = torch.zeros(200)
+    kernels = TemperedDensity(u, zero + 1.0, zero.long(), zero.long(), 0.5 * torch.eye(2)[None])
+    assert prior.log_prob(whitening.to_theta(kernels.sample(5000, generator)[0])).isinf().float().mean() > 0.2
+    density = ThriftyDensity.of(kernels, exponential_of_two(), None, whitening, generator)
+    draws = density.sample(5000, generator)[0]
+    assert prior.log_prob(whitening.to_theta(draws)).isfinite().all()
+    # The density is one over the support, and none outside.
+    grid = torch.cartesian_prod(torch.linspace(-4, 4, 400), torch.linspace(-4, 4, 400))
+    p = density.log_prob(grid).exp()
+    assert float(p.sum() * (8 / 399) ** 2) == pytest.approx(1, abs=0.03)
+    assert (p[whitening.log_prior_ratio(grid).isinf()] == 0).all()
+
+
+def exponential_of_two() -> Runtime:
+    """`E[t | u] = exp(u_1)` between 1/1000 and 1000 seconds."""
+    weights = torch.zeros(6, dtype=torch.float64)
+    weights[1] = 1.0
+    return Runtime(weights, 0.0, 1e-3, 1e3)
 
 
 def test_no_draws() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -243,6 +244,39 @@ def test_a_support_in_parts_is_a_box_and_rows_are_all_that_a_prior_must_take() -
     assert (theta[..., 0] >= 0).all()
     assert ((theta[..., 1] >= 2) & (theta[..., 1] <= 5)).all()
     assert whitening.log_prior_ratio(torch.randn(50, 4, 2)).shape == (50, 4)
+
+
+class InDisk(D.constraints.Constraint):
+    event_dim = 1
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        inside: torch.Tensor = value.square().sum(dim=-1) <= 1
+        return inside
+
+
+class Disk(D.Distribution):
+    """Uniform on the unit disk; asked for more, it raises, as torch's own distributions do."""
+
+    arg_constraints: ClassVar = {}
+    support = InDisk()
+
+    def __init__(self) -> None:
+        super().__init__(event_shape=torch.Size([2]), validate_args=True)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:
+        radius, angle = torch.rand(sample_shape).sqrt(), 2 * math.pi * torch.rand(sample_shape)
+        return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        self._validate_sample(value)
+        return torch.full(value.shape[:-1], -math.log(math.pi))
+
+
+def test_outside_a_support_that_is_no_box_there_is_no_prior_even_if_it_raises_there() -> None:
+    whitening = whiten(Disk())
+    theta = torch.tensor([[0.1, 0.2], [0.9, 0.9], [-0.5, 0.5]])
+    assert whitening.log_prior(theta).exp().tolist() == pytest.approx([1 / math.pi, 0.0, 1 / math.pi], rel=1e-5)
+    assert whitening.log_prior(theta[1:2]).isneginf().all()
 
 
 def test_a_saved_whitening_that_is_not_exact_has_lost_the_prior() -> None:

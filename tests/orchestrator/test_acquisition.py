@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,13 @@ from botorch.optim.optimize import optimize_acqf_discrete
 from botorch.sampling.normal import SobolQMCNormalSampler
 
 from learners import whiten
+from learners.distillation import DistillationOptions
+from learners.learner import Learner
+from learners.options import LearnerOptions
 from learners.prior_density import PriorDensity
+from learners.surrogate import SurrogateOptions
+from learners.tempered_density import TemperedDensity
+from learners.training import TrainOptions
 from orchestrator.acquisition import (
     Candidates,
     IntegratedVariance,
@@ -33,6 +40,7 @@ from orchestrator.choice import ChoiceAhead
 from orchestrator.config import AcquisitionConfig
 from orchestrator.proposal import KINDS, ProposalKind, Proposals
 from orchestrator.proposer import Proposer
+from orchestrator.trainer import Trainer
 from simulators.errors import ConfigError, TemperflowError
 
 
@@ -249,6 +257,52 @@ def test_a_share_is_drawn_from_the_prior(targeted: bool, asked: float | None, sh
 def test_a_users_choice_is_checked(rows: list[float]) -> None:
     with pytest.raises(ConfigError, match="expected 3 different rows"):
         proposer_of(lambda *_: torch.tensor(rows)).chosen(3, SNAPSHOT, Proposals.none(2))
+
+
+class Ring(torch.distributions.Distribution):
+    """Uniform between two circles, the outer one of radius 1: no box."""
+
+    arg_constraints: ClassVar = {}
+    support = torch.distributions.constraints.real_vector
+
+    def __init__(self, inner: float) -> None:
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+        self.inner = inner
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:
+        radius = (self.inner**2 + (1 - self.inner**2) * torch.rand(sample_shape)).sqrt()
+        angle = 2 * math.pi * torch.rand(sample_shape)
+        return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        radius = value.norm(dim=-1)
+        inside = (radius >= self.inner) & (radius <= 1)
+        return torch.where(inside, -math.log(math.pi * (1 - self.inner**2)), -math.inf)
+
+
+@pytest.mark.parametrize(("inner", "kind"), [(0.5, TemperedDensity), (0.995, PriorDensity)], ids=["wide", "thin"])
+def test_candidates_and_proposals_lie_in_a_support_that_is_no_box(inner: float, kind: type) -> None:
+    # Of a thin ring hardly a draw around a particle is on it: draws of the prior take their place.
+    prior = Ring(inner)
+    short = TrainOptions(max_epochs=2)
+    options = LearnerOptions(
+        surrogate=SurrogateOptions(members=("linear", "gaussian"), hidden=(8,), training=short), bank=16, threads=1
+    )
+    options = dataclasses.replace(options, distillation_update=DistillationOptions(pairs=1000, epochs=1))
+    theta = prior.sample(torch.Size([200]))
+    x = theta + 2.0 * torch.randn(200, 2)
+    learner = Learner(prior, (0.1, 2.0), x[:1], options)
+    learner.add_prior_draws(theta, x)
+    learner.fit_surrogate(final=False)
+    learner.fit_posterior(final=False)
+    trainer: Any = object.__new__(Trainer.__ray_metadata__.modified_class)  # type: ignore[attr-defined]
+    trainer.learner, trainer._timed = learner, torch.zeros(0, 3, dtype=torch.float64)
+    density, found, _, _ = trainer._look_ahead()
+    to_theta, generator = learner.whitening.to_theta, torch.Generator().manual_seed(0)
+    assert isinstance(density.density, kind)
+    assert len(found.u) >= 50
+    assert prior.log_prob(to_theta(found.u).float()).isfinite().all()
+    assert prior.log_prob(to_theta(density.sample(1000, generator)[0]).float()).isfinite().all()
 
 
 def taken(ahead: ChoiceAhead, n: int) -> Proposals:
