@@ -169,9 +169,10 @@ class Teaching:
         if not known.any():
             return None
         weight = truncated_weights(self.log_weight[known])
-        # Repeating few real pairs many times would only teach the network to remember them.
+        # Repeating few real pairs many times would only teach the network to remember them; few are those that count.
         most = options.real_share if self.source.draws_x else options.joint_share
-        share = min(most, options.joint_share, 20 * len(weight) / options.pairs)
+        effective = float(weight.sum().square() / weight.square().sum())
+        share = min(most, options.joint_share, 20 * effective / options.pairs)
         return JointPairs(self.u, self.z, weight.float(), share, known.nonzero().squeeze(-1).to(self.z.device))
 
     def _joined(self, simulated: Tensor, size: int, fresh_u: Callable[[int], Tensor]) -> Tensor:

@@ -19,6 +19,8 @@ from .tempering import TemperedParticles
 
 _BANDWIDTH = 0.35
 _JITTER = 1e-8
+#: Points at once: each is compared with every center.
+_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class TemperedDensity:
 
     def log_prob(self, u: Tensor) -> Tensor:
         """`log g(u)` for `u` `(n, d)`, shape `(n,)`."""
+        return torch.cat([self._log_prob(part) for part in u.split(_CHUNK)])
+
+    def _log_prob(self, u: Tensor) -> Tensor:
         used, members = torch.unique(self.group, return_inverse=True)
         terms = []
         for k, group in enumerate(used.tolist()):

@@ -39,3 +39,20 @@ def test_few_or_degenerate_particles_have_a_density(u: Tensor) -> None:
     # Draws stay where the particles are: across a ridge as well.
     reach = (u.max(dim=0).values - u.min(dim=0).values).max() + 1
     assert ((draws - u.mean(dim=0)).abs() < 2 * reach).all()
+
+
+def test_many_points_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    density = TemperedDensity.from_particles(particles_at(normal(64, 3)), 100, torch.Generator().manual_seed(0))
+    u, sizes = normal(25_000, 3), []
+    log_prob = torch.distributions.MultivariateNormal.log_prob
+
+    def noting(self: torch.distributions.MultivariateNormal, value: Tensor) -> Tensor:
+        sizes.append(len(value))
+        return log_prob(self, value)
+
+    monkeypatch.setattr(torch.distributions.MultivariateNormal, "log_prob", noting)
+    found = density.log_prob(u)
+    assert max(sizes) <= 8192
+    assert torch.equal(found[:8192], density.log_prob(u[:8192]))
+    torch.testing.assert_close(found[-100:], density.log_prob(u[-100:]))
+    assert density.log_prob(u[:0]).shape == (0,)

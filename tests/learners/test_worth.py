@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from learners.distillation import DistillationOptions
 from learners.learner import Learner
+from learners.pairs import JointPairs
 from learners.simulations import Simulations, truncated_weights
 from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions
@@ -73,3 +75,32 @@ def test_a_surrogate_is_scored_and_its_members_stop_by_what_is_worth_more() -> N
     plain_loss, plain_log_p = fit(None)
     assert plain_loss == pytest.approx(-float(plain_log_p.mean()), abs=1e-5)
     assert score(plain_log_p) > loss + 0.1
+
+
+def real_pairs(shift: float, scale: float, n: int = 4000) -> JointPairs:
+    """Of simulations whose theta was drawn from a normal density beside the prior; a pass has 100,000 pairs."""
+    proposal = Normal(shift, scale)
+    generator = torch.Generator().manual_seed(5)  # not the learner's own, which says what is held out
+    theta = shift + scale * torch.randn(n, 1, generator=generator)
+    x = theta + torch.randn(n, 1, generator=generator)
+    found = Learner(PRIOR, (0.1, 2.0), log_likelihood=lambda theta, x: Normal(theta[:, 0], 1.0).log_prob(x[:, 0]))
+    found.add(Simulations(theta.double(), x.double(), proposal.log_prob(theta)[:, 0].double()))
+    found.fit_surrogate()
+    [pairs] = found._teaching().joint_pairs(DistillationOptions(pairs=100_000))
+    return pairs
+
+
+def test_real_pairs_are_drawn_as_if_their_theta_came_from_the_prior() -> None:
+    u, _ = real_pairs(0.7, 1.2).draw(20_000, torch.Generator().manual_seed(2))
+    assert float(u.mean()) == pytest.approx(0.0, abs=0.06)
+    assert float(u.std()) == pytest.approx(1.0, abs=0.06)
+
+
+def test_real_pairs_come_twenty_times_a_pass_by_their_effective_number() -> None:
+    # From the prior itself all count alike; of draws of a narrow density far away, few do.
+    alike = real_pairs(0.0, 1.0, n=1000)
+    assert alike.share * 100_000 == pytest.approx(20 * len(alike.weight))
+    few = real_pairs(1.5, 0.6, n=1000)
+    effective = float(few.weight.sum().square() / few.weight.square().sum())
+    assert effective < 0.2 * len(few.weight)
+    assert few.share * 100_000 == pytest.approx(20 * effective, rel=1e-4)
