@@ -187,7 +187,8 @@ class BudgetConfig(_Model):
     (see [`calibration`](#calibration)) comes on top."""
     until: float | None = Field(None, gt=0)
     """Ends the simulating early, once the model's own estimate of how far the log of the tempered posteriors is not
-    known (`epistemic`, in nats) is below this after two trainings in a row. Needs another limit beside it."""
+    known (`epistemic`, in nats) is below this after two trainings in a row. Needs another limit beside it, a method
+    that trains while simulations run, and more than one member."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetConfig:
@@ -406,6 +407,22 @@ class CampaignConfig(_Model):
     """Parameter to its known posterior at beta = 1, compared in the report."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def _until_can_be_told(self) -> CampaignConfig:
+        if self.budget.until is None:
+            return self
+        if not self.acquisition.learns:
+            raise ValueError(
+                "`budget.until` asks models how certain they are, but with the method "
+                f"`{self.acquisition.method}` there is none before the last; remove it, or choose another method"
+            )
+        if len(self.learner.members) == 1:
+            raise ValueError(
+                "`budget.until` asks how far the members of the surrogate disagree, but there is only "
+                f"`{self.learner.members[0]}`; remove it, or give several `learner.members`"
+            )
+        return self
 
     @field_validator("observation", mode="before")
     @classmethod

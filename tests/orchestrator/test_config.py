@@ -93,6 +93,14 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             r"reference\.a\.mean: .*finite number, got nan",
         ),
         ("name: 2024-13-45", r"campaign\.yaml is not valid YAML: month must be in 1\.\.12"),
+        (
+            {**BASE, "budget": {"simulations": 5, "until": 0.1}, "acquisition": {"method": "sobol"}},
+            "`budget.until` asks models .* method `sobol` there is none before the last",
+        ),
+        (
+            {**BASE, "budget": {"simulations": 5, "until": 0.1}, "learner": {"members": ["gaussian"]}},
+            "`budget.until` asks how far the members .* only `gaussian`",
+        ),
         ({**BASE, "reference": {"a": {"mean": 0, "std": 1, "sd": 1}}}, r"reference\.a\.sd: unknown key"),
         ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
