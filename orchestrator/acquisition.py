@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = ["Acquisition", "Candidates", "IntegratedVariance", "LargestVariance", "RemovedVariance"]
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,8 +80,11 @@ class Candidates:
 
     @property
     def epistemic(self) -> float:
-        """Root mean square of `beta s(u)`, in nats: how far the log of the tempered posteriors is not known."""
-        return float(self.information.mean().sqrt())
+        """Root mean square of `beta s(u)`, in nats: how far the log of the tempered posteriors is not known.
+
+        NaN where a single member has nobody to disagree with.
+        """
+        return float(self.information.mean().sqrt()) if len(self.log_likelihood) > 1 else math.nan
 
 
 class Acquisition(Protocol):
@@ -159,7 +163,14 @@ class RemovedVariance(AcquisitionFunction):
 
 
 class IntegratedVariance:
-    """The `Acquisition` of the module's formula: greedily, one after the other."""
+    """The `Acquisition` of the module's formula: greedily, one after the other.
+
+    Attributes:
+        unfitted: How often the Gaussian process did not fit, and its default scales were used.
+    """
+
+    def __init__(self) -> None:
+        self.unfitted = 0
 
     def choose(self, candidates: Candidates, n: int, pending: Tensor, generator: torch.Generator) -> Tensor:
         """See `Acquisition`."""
@@ -175,7 +186,8 @@ class IntegratedVariance:
         recent = torch.cat([recent, recent.new_zeros(len(recent), 1)], dim=1)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            model = _disagreement_model(candidates, generator)
+            model, fitted = _disagreement_model(candidates, generator)
+            self.unfitted += not fitted
             acquisition = RemovedVariance(model, mc_points, _NOISE, recent)
             taken: list[int] = []
             # As BoTorch's optimize_acqf_discrete, which gives points: of two that coincide nobody knows the row.
@@ -195,20 +207,21 @@ class LargestVariance:
         return (candidates.information * candidates.worth).topk(n).indices
 
 
-def _disagreement_model(candidates: Candidates, generator: torch.Generator) -> SingleTaskGP:
-    """A Gaussian process over `u` with the length scales of the members' standardized deviations."""
+def _disagreement_model(candidates: Candidates, generator: torch.Generator) -> tuple[SingleTaskGP, bool]:
+    """A Gaussian process over `u` with the length scales of the members' standardized deviations; whether it fitted."""
     ell = candidates.log_likelihood
     rows = torch.randperm(len(candidates.u), generator=generator)[:_FIT_POINTS]
     u = candidates.u[rows].double()
     deviation = ((ell[0] - ell.mean(dim=0)) / candidates.disagreement.clamp(min=1e-6))[rows].double()
     deviation = deviation.nan_to_num(0.0).clamp(-3.0, 3.0).unsqueeze(-1)
-    fitted = SingleTaskGP(u, deviation, outcome_transform=None)
+    model = SingleTaskGP(u, deviation, outcome_transform=None)
     try:
         with torch.enable_grad():
             fit_gpytorch_mll(
-                ExactMarginalLogLikelihood(fitted.likelihood, fitted),
+                ExactMarginalLogLikelihood(model.likelihood, model),
                 optimizer_kwargs={"options": {"maxiter": 50}},
             )
     except (ModelFittingError, RuntimeError) as error:
         logger.warning("the acquisition's Gaussian process did not fit (%s): its default scales are used", error)
-    return fitted.eval()
+        return model.eval(), False
+    return model.eval(), True

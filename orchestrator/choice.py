@@ -33,6 +33,7 @@ class ChoiceAhead:
         self._proposer, self._config = proposer, config
         self._unseen: list[tuple[Proposals, Mask]] = []
         self._ready = Proposals.none()
+        self._failed = 0
         self._under_way: Future[Proposals] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="acquisition")
 
@@ -68,10 +69,19 @@ class ChoiceAhead:
                 self._ready = self._under_way.result()
             except Exception as error:
                 # A choice that fails costs information, not the campaign: the density goes on proposing.
+                self._failed += 1
                 logger.warning("the acquisition failed (%r); proposals come from the tempered density meanwhile", error)
             self._under_way = None
         taken, self._ready = self._ready.take(slice(0, n)), self._ready.take(slice(n, None))
         return self._proposer.numbered(taken)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """How often acquisition failed, and how often its Gaussian process did not fit, by name."""
+        if not self._config.chooses:
+            return {}
+        unfitted = getattr(self._proposer.acquisition, "unfitted", 0)  # a user's own need not have one
+        return {"acquisition_failed": float(self._failed), "acquisition_unfitted": float(unfitted)}
 
     def close(self) -> None:
         """Waits for nothing."""

@@ -115,6 +115,11 @@ class SimulationLoop:
         """Those of them with a result."""
         return sum(n for (kind, status), n in self.tally.items() if kind.trains and status is Status.OK)
 
+    @property
+    def choosing(self) -> dict[str, float]:
+        """What there is to tell of acquisition, by name."""
+        return self._choice.metrics
+
     def count(self, kind: ProposalKind) -> int:
         """Rows of one kind."""
         return sum(number for (k, _), number in self.tally.items() if k is kind)

@@ -124,6 +124,7 @@ class Watch:
             "gpu_seconds": self.loop.seconds * resources.gpus,
             "seconds": elapsed,
             **{f"status/{status}": float(count) for status, count in counts.items()},
+            **self.loop.choosing,
         }
         if self.loop.snapshot is not None:
             metrics |= self.loop.snapshot.metrics

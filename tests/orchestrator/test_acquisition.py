@@ -103,7 +103,8 @@ def test_the_choice_is_that_of_botorchs_optimizer() -> None:
     order = torch.multinomial(weight, 100, generator=generator)  # of all that there are
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        model = _disagreement_model(pool, generator)
+        model, fitted = _disagreement_model(pool, generator)
+        assert fitted
         acquisition = RemovedVariance(model, mc_points, 1e-2, with_worth(pending.double()))
         best, _ = optimize_acqf_discrete(acquisition, q=8, choices=with_worth(pool.u[order].double()), unique=True)
     assert torch.equal(pool.u[chosen(pool, 8, pending)].double(), best[:, :-1])
@@ -196,6 +197,11 @@ def test_absurd_members_do_not_break_it() -> None:
     assert 0 < pool.epistemic < float("inf")
 
 
+def test_a_single_member_does_not_know_how_far_it_is_off() -> None:
+    pool = candidates()
+    assert math.isnan(dataclasses.replace(pool, log_likelihood=pool.log_likelihood[:1]).epistemic)
+
+
 def test_a_gaussian_process_that_does_not_fit_is_replaced_by_its_defaults(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,8 +209,15 @@ def test_a_gaussian_process_that_does_not_fit_is_replaced_by_its_defaults(
         raise ModelFittingError("did not converge")
 
     monkeypatch.setattr("orchestrator.acquisition.fit_gpytorch_mll", fail)
-    assert len(set(chosen(candidates(), 8, torch.zeros(0, 2)).tolist())) == 8
+    acquisition = IntegratedVariance()
+    rows = acquisition.choose(candidates(), 8, torch.zeros(0, 2), torch.Generator().manual_seed(0))
+    assert len(set(rows.tolist())) == 8
     assert "did not converge" in caplog.text
+    proposer = proposer_of(lambda n, _: torch.arange(n))
+    proposer.acquisition = acquisition
+    ahead = ChoiceAhead(proposer, AcquisitionConfig())
+    assert ahead.metrics == {"acquisition_failed": 0.0, "acquisition_unfitted": 1.0}
+    ahead.close()
 
 
 def test_what_a_configuration_names(tmp_path: Path) -> None:
@@ -351,6 +364,7 @@ def test_a_choice_that_fails_is_told_and_the_next_one_comes(caplog: pytest.LogCa
     while not caplog.messages:
         assert not len(ahead.take(10))
     assert "no such thing" in caplog.text
+    assert ahead.metrics["acquisition_failed"] == 1.0
     ahead.begin(SNAPSHOT, Proposals.none(2), 0)
     assert len(taken(ahead, 10)) == 10
     ahead.close()

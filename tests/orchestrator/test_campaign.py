@@ -141,6 +141,7 @@ def test_mlflow_has_the_run(finished: Finished) -> None:
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"figures", "images", "report.html", "config.yaml", "environment.json", "failures.json"} <= artifacts
     assert {"held_out_score", "calibration_error/prior", "utilization", "cpu_seconds", "queue"} <= set(run.data.metrics)
+    assert {"acquisition_failed", "acquisition_unfitted"} <= set(run.data.metrics)
     assert run.data.tags["targeted"] == "true"
     assert run.data.tags["version.torch"]
 
@@ -320,13 +321,19 @@ def test_an_acquisition_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_campaign_ends_when_it_is_certain_enough(tmp_path: Path) -> None:
-    config = write_campaign(tmp_path, budget={"simulations": 5000, "until": 1e6}, calibration={"simulations": 30})
+    config = write_campaign(
+        tmp_path,
+        budget={"simulations": 5000, "until": 1e6},
+        calibration={"simulations": 30},
+        learner={**QUICK, "members": ["linear", "gaussian"]},
+    )
     result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
     rows = result.simulations()
     assert len(rows) < 1000
     assert len(result.checks) == 2
     history = pd.read_json(tmp_path / "run" / "metrics.jsonl", lines=True)
     assert history["epistemic"].dropna().gt(0).any()
+    assert history["acquisition_failed"].eq(0).all()
     # The same command finds it done.
     again = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
     assert len(again.simulations()) == len(rows)
