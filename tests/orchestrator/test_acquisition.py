@@ -22,7 +22,7 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 
 from learners import whiten
 from learners.distillation import DistillationOptions
-from learners.learner import Learner
+from learners.learner import MIN_SIMULATIONS, Learner
 from learners.options import LearnerOptions
 from learners.prior_density import PriorDensity
 from learners.surrogate import SurrogateOptions
@@ -97,7 +97,7 @@ def test_chosen_rows_are_distinct() -> None:
 
 
 def test_the_choice_is_that_of_botorchs_optimizer() -> None:
-    pool, pending, generator = candidates(n=100), torch.randn(5, 2), torch.Generator().manual_seed(0)
+    pool, pending, generator = candidates(n=100), candidates(n=5, seed=1).u, torch.Generator().manual_seed(0)
     weight = pool.information.double() + 1e-12
     mc_points = pool.u[torch.multinomial(weight, 256, replacement=True, generator=generator)].double()
     order = torch.multinomial(weight, 100, generator=generator)  # of all that there are
@@ -139,7 +139,7 @@ def test_of_many_points_each_is_the_best_of_several(monkeypatch: pytest.MonkeyPa
 
 
 def test_of_many_that_are_pending_the_last_count() -> None:
-    pool, pending = candidates(), torch.randn(600, 2)
+    pool, pending = candidates(), candidates(n=600, seed=1).u
     assert torch.equal(chosen(pool, 8, pending), chosen(pool, 8, pending[-512:]))
     assert not torch.equal(chosen(pool, 8, pending), chosen(pool, 8, pending[:512]))
 
@@ -293,29 +293,48 @@ class Ring(torch.distributions.Distribution):
         return torch.where(inside, -math.log(math.pi * (1 - self.inner**2)), -math.inf)
 
 
-@pytest.mark.parametrize(("inner", "kind"), [(0.5, TemperedDensity), (0.995, PriorDensity)], ids=["wide", "thin"])
-def test_candidates_and_proposals_lie_in_a_support_that_is_no_box(inner: float, kind: type) -> None:
-    # Of a thin ring hardly a draw around a particle is on it: draws of the prior take their place.
-    prior = Ring(inner)
-    short = TrainOptions(max_epochs=2)
-    options = LearnerOptions(
-        surrogate=SurrogateOptions(members=("linear", "gaussian"), hidden=(8,), training=short), bank=16, threads=1
-    )
-    options = dataclasses.replace(options, distillation_update=DistillationOptions(pairs=1000, epochs=1))
-    theta = prior.sample(torch.Size([200]))
-    x = theta + 2.0 * torch.randn(200, 2)
+def looking_ahead(prior: torch.distributions.Distribution, theta: torch.Tensor, x: torch.Tensor) -> tuple[Learner, Any]:
+    """A learner after a short training, targeted at the first x, and what the trainer's `_look_ahead` makes of it."""
+    short, quick = TrainOptions(max_epochs=2), DistillationOptions(pairs=1000, epochs=1)
+    surrogate = SurrogateOptions(members=("linear", "gaussian"), hidden=(8,), training=short)
+    options = LearnerOptions(surrogate=surrogate, bank=16, threads=1, distillation_update=quick)
     learner = Learner(prior, (0.1, 2.0), x[:1], options)
     learner.add_prior_draws(theta, x)
     learner.fit_surrogate(final=False)
     learner.fit_posterior(final=False)
     trainer: Any = object.__new__(Trainer.__ray_metadata__.modified_class)  # type: ignore[attr-defined]
-    trainer.learner, trainer._timed = learner, torch.zeros(0, 3, dtype=torch.float64)
-    density, found, _, _ = trainer._look_ahead()
+    timed = torch.cat([theta.double(), torch.ones(len(theta), 1)], dim=1)
+    trainer.learner, trainer._timed = learner, timed
+    return learner, trainer._look_ahead()
+
+
+@pytest.mark.parametrize(("inner", "kind"), [(0.5, TemperedDensity), (0.995, PriorDensity)], ids=["wide", "thin"])
+def test_candidates_and_proposals_lie_in_a_support_that_is_no_box(inner: float, kind: type) -> None:
+    # Of a thin ring hardly a draw around a particle is on it: draws of the prior take their place.
+    prior = Ring(inner)
+    torch.manual_seed(0)
+    theta = prior.sample(torch.Size([200]))
+    learner, (density, found, _, _) = looking_ahead(prior, theta, theta + 2.0 * torch.randn(200, 2))
     to_theta, generator = learner.whitening.to_theta, torch.Generator().manual_seed(0)
     assert isinstance(density.density, kind)
     assert len(found.u) >= 50
     assert prior.log_prob(to_theta(found.u).float()).isfinite().all()
     assert prior.log_prob(to_theta(density.sample(1000, generator)[0]).float()).isfinite().all()
+
+
+def test_fewer_simulations_than_parameters_are_enough_to_go_on() -> None:
+    prior = torch.distributions.MultivariateNormal(torch.zeros(60), torch.eye(60))
+    torch.manual_seed(0)
+    theta = prior.sample(torch.Size([MIN_SIMULATIONS]))
+    learner, (density, found, _, _) = looking_ahead(prior, theta, theta + 0.3 * torch.randn(MIN_SIMULATIONS, 60))
+    draws = density.sample(100, torch.Generator().manual_seed(0))[0]
+    assert draws.isfinite().all()
+    assert density.log_prob(draws).isfinite().all()
+    assert len(chosen(found, 8, draws).unique()) == 8
+    posterior = learner.posterior()
+    samples = posterior.sample((50,), beta=1.0, seed=0)
+    assert samples.isfinite().all()
+    assert posterior.log_prob(samples, beta=0.3).isfinite().all()
 
 
 def taken(ahead: ChoiceAhead, n: int) -> Proposals:
