@@ -94,8 +94,9 @@ class ProcessMean(nn.Module):
             spanned = _kernel(part, centers, log_length)
             leverage = torch.linalg.solve_triangular(factor, spanned.mT, upper=False).square().sum(dim=0)
             out.copy_((values - spanned @ coefficients) / (1 - leverage).clamp(min=1e-3)[:, None] * scale)
-        self.linear, self.centers = linear.float(), centers.float()
-        self.coefficients = (coefficients * scale).float()
+        # In rows, as they are after loading: products of another layout round differently.
+        self.linear, self.centers = linear.float().contiguous(), centers.float()
+        self.coefficients = (coefficients * scale).float().contiguous()
         self.log_length, self.log_noise = log_length.float(), log_noise.float()
         return left.float()
 
