@@ -53,12 +53,18 @@ class DataScaling:
         value = torch.where(logarithmic, safe, torch.where(root, _root(x), x))
         quantiles = torch.quantile(value[:100_000], _CENTRAL, dim=0)
         scale = (quantiles[2] - quantiles[0]) / 2
-        # Where most values are equal, all others set the scale; single outliers must not.
+        # Where most values are equal, all others set the scale: by their standard deviation, but by no more than two
+        # thirds of them are away, for single outliers must not.
         wide = torch.quantile(value[:100_000], _WIDE, dim=0).diff(dim=0)[0]
-        deviation = value.std(dim=0).nan_to_num(0.0)
-        scale = torch.where(scale > 1e-6 * wide, scale, deviation)
-        # A constant column carries no information; scale one keeps it finite.
-        scale = torch.where(scale > 1e-12 * (1 + quantiles[1].abs()), scale, torch.ones_like(scale))
+        equal = scale <= 1e-6 * wide
+        scale = torch.where(equal, value.std(dim=0).nan_to_num(0.0), scale)
+        for j in equal.nonzero().flatten().tolist():
+            away = (value[:100_000, j] - quantiles[1, j]).abs()
+            away = away[away > 1e-6 * wide[j]]
+            if len(away):
+                scale[j] = scale[j].minimum(torch.quantile(away, 0.68))
+        # A constant column carries no information; scale one keeps it finite. Units may be as small as they like.
+        scale = torch.where(scale > 1e-12 * quantiles[1].abs(), scale, torch.ones_like(scale))
         return cls(logarithmic, quantiles[1], scale, root)
 
     @classmethod

@@ -233,7 +233,7 @@ def _double(values: Sequence[Any]) -> Tensor:
 def _scale_tril(draws: Tensor) -> Tensor:
     """Cholesky factor `(d, d)` of the covariance of `draws` `(n, d)`."""
     deviation = draws.std(dim=0)
-    fixed = (deviation <= 1e-12 * (1 + draws.mean(dim=0).abs())).nonzero().flatten().tolist()
+    fixed = (deviation <= 1e-12 * draws.mean(dim=0).abs()).nonzero().flatten().tolist()
     if fixed:
         raise PriorError(f"the prior never varies theta's columns {fixed}; leave constants out of theta")
     correlation = torch.atleast_2d(torch.corrcoef(draws.mT))

@@ -85,6 +85,32 @@ def test_one_huge_outlier_does_not_hide_the_column(outlier: float) -> None:
     assert scaling(x).isfinite().all()
 
 
+@pytest.mark.parametrize("outlier", [1e6, 1e30, -1e200])
+def test_one_huge_outlier_does_not_hide_the_few_that_differ(outlier: float) -> None:
+    x = torch.zeros(1000, 1, dtype=torch.float64)
+    x[:100] = torch.linspace(1.0, 3.0, 100).double()[:, None]
+    expected = DataScaling.fit(x)
+    x[-1] = outlier
+    scaling = DataScaling.fit(x)
+    low, high = scaling(torch.tensor([[1.0], [3.0]]))
+    assert low > 0.3 and high - low > 0.5
+    assert scaling.scale < 5 * expected.scale
+
+
+def test_rare_counts_are_scaled_by_their_standard_deviation() -> None:
+    x = torch.poisson(torch.full((1000, 1), 0.05), generator=torch.Generator().manual_seed(0)).double()
+    assert torch.equal(DataScaling.fit(x).scale, (x + 0.5).sqrt().std(dim=0))
+
+
+def test_units_may_be_as_small_as_they_like() -> None:
+    alike = [name for name in COLUMNS if name != "integer"]  # those are counts in one unit alone
+    x = torch.stack([COLUMNS[name] for name in alike], dim=-1)
+    z = DataScaling.fit(x)(x)
+    for unit in (1e-9, 1e-21, 1e12):
+        some = [i for i, name in enumerate(alike) if name != "minuscule" or unit > 1]  # a logarithm has a floor
+        torch.testing.assert_close(DataScaling.fit(unit * x)(unit * x)[:, some], z[:, some], rtol=1e-4, atol=1e-4)
+
+
 def test_batch_shapes_are_kept() -> None:
     scaling = DataScaling.fit(torch.randn(100, 3))
     assert scaling.dim == 3

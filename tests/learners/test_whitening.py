@@ -190,14 +190,21 @@ def test_unusable_prior_is_refused_with_the_reason(prior: D.Distribution, words:
 class _Custom(D.Distribution):
     """A user's own distribution that defines no more than needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: float = 1.0) -> None:
+        self.unit = unit
         super().__init__(event_shape=torch.Size([2]), validate_args=False)
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        return 2 * torch.randn(*sample_shape, 2) + 1
+        return self.unit * (2 * torch.randn(*sample_shape, 2) + 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return D.Normal(1.0, 2.0).log_prob(value).sum(-1)
+        return D.Normal(self.unit, 2 * self.unit).log_prob(value).sum(-1)
+
+
+def test_units_of_parameters_may_be_as_small_as_they_like() -> None:
+    usual, minute = whiten(_Custom()), whiten(_Custom(1e-18))
+    theta = _Custom().sample((100,))
+    torch.testing.assert_close(minute.to_u(1e-18 * theta), usual.to_u(theta), rtol=1e-4, atol=1e-4)
 
 
 def test_curved_are_the_parameters_that_no_line_in_u_gives() -> None:
