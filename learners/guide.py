@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from zuko.nn import MLP
 
 from .constants import LOG_DEGREES, LOG_SCALES
+from .memory import Parts
 from .scoring import ROWS, Layers, hints
 from .soap import Soap
 from .training import Descent
@@ -73,12 +74,17 @@ class Guide(nn.Module):
         self.middle = MLP(dim_u, dim_z, options.hidden, activation=nn.SiLU)
         self.log_scale = MLP(dim_u, dim_z, options.scales, activation=nn.SiLU)
         self.log_degrees = nn.Parameter(torch.full((dim_z,), _START))
+        self._parts = Parts("asking the guide")
 
     @torch.no_grad()
     def forward(self, z: Tensor) -> Tensor:
         guess, middle, log_scale = _layers(self.guess), _layers(self.middle), _layers(self.log_scale)
-        parts = z.reshape(-1, z.shape[-1]).split(ROWS)
-        told = torch.cat([hints(torch, part, guess, middle, log_scale, self.degrees) for part in parts])
+
+        def tell(part: Tensor) -> Tensor:
+            told: Tensor = hints(torch, part, guess, middle, log_scale, self.degrees)
+            return told
+
+        told = torch.cat([self._parts.map(tell, part) for part in z.reshape(-1, z.shape[-1]).split(ROWS)])
         return told.reshape(*z.shape[:-1], self.dim)
 
     @property

@@ -191,14 +191,14 @@ class Surrogate(Source):
             for e, member in enumerate(self.members):
                 rows = (chosen == e).to(u.device)
                 if rows.any():
-                    z[rows] = member.sample(u[rows])  # type: ignore[operator]
+                    z[rows] = self._parts.map(member.sample, u[rows])  # type: ignore[arg-type]
         return z
 
     def middle(self, u: Tensor) -> Tensor:
         """The members' middles, averaged by their weights."""
         middle = u.new_zeros(len(u), self.dim_z)
         for e in self.weights.nonzero().squeeze(-1).tolist():
-            parts = [self.members[e].middle(part) for part in u.split(_CHUNK // 8)]
+            parts = [self._parts.map(self.members[e].middle, part) for part in u.split(_CHUNK // 8)]
             middle += self.weights[e] * torch.cat(parts)
         return middle
 
@@ -247,7 +247,8 @@ class Surrogate(Source):
 
     def _members(self, u: Tensor, z: Tensor) -> Tensor:
         never = torch.full_like(u[:, 0], -math.inf)  # those for other data
-        return torch.stack([m.log_prob(u, z) if m.fitted else never for m in self.members])  # type: ignore[operator]
+        scored = [self._parts.map(m.log_prob, u, z) if m.fitted else never for m in self.members]  # type: ignore[arg-type]
+        return torch.stack(scored)
 
 
 def _stack(log_p: Tensor, kinds: Sequence[str], least: float, worth: Tensor, iterations: int = 200) -> Tensor:

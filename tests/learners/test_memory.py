@@ -1,11 +1,16 @@
 """A device whose memory runs out: the work goes on in smaller parts, says so, and gives the same."""
 
 import logging
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from problems import LinearGaussian
 from torch import Tensor, nn
 
+from learners import LearnerOptions, TemperedPosterior, guide
+from learners.member import Member
 from learners.memory import Parts
 from learners.training import Descent, TrainOptions, fit_module
 from simulators.errors import ResourceError
@@ -89,6 +94,30 @@ def test_rows_are_evaluated_in_order_whatever_the_memory() -> None:
     parts.map(double, torch.arange(10))
     assert max(asked) == 3, "what did not fit once is not tried again"
     assert parts.map(double, torch.arange(0)).tolist() == []
+
+
+@pytest.mark.parametrize("what", ["sample", "middle", "log_prob", "hints"])
+def test_all_that_is_asked_of_a_surrogate_and_a_guide_fits_in_parts(
+    linear_gaussian: LinearGaussian, tiny: LearnerOptions, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    owner = guide if what == "hints" else Member
+    whole, most = getattr(owner, what), 0
+
+    def narrow(*arguments: Any) -> Tensor:
+        nonlocal most
+        rows = len(arguments[1])  # after self, or torch
+        if rows > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most = max(most, rows)
+        result: Tensor = whole(*arguments)
+        return result
+
+    monkeypatch.setattr(owner, what, narrow)
+    theta, x = linear_gaussian.draw(100, seed=1)
+    few = replace(tiny, distillation=replace(tiny.distillation, pairs=200))
+    posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), few)
+    assert posterior.sample((5,), x=x[0]).isfinite().all()
+    assert 0 < most <= 7
 
 
 def test_where_memory_is_enough_all_is_done_in_one_call() -> None:
