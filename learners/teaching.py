@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from simulators.errors import DataError
 from simulators.prior import prior_draws
 
 from .distillation import DistillationOptions
@@ -31,6 +32,8 @@ from .whitening import Whitening, log_normal
 _LOST, _JUDGED = 0.15, 4000
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
 _MOST_NUMBERS = 20_000_000
+#: So many draws are not all beyond reach by chance.
+_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -186,12 +189,21 @@ class Teaching:
         """`u` with one draw `z` of the source each, without draws beyond twice the range of the simulations.
 
         The tails of a learned density may reach anywhere, 1e27 included, where nothing can be trained.
+
+        Raises:
+            DataError: None of many is left.
         """
         z = self.source.sample(u, self.generator)
         low, high = self.z.amin(dim=0), self.z.amax(dim=0)
         reach = (high - low) / 2
         # Constants are learned as if they were spread over a cell of some width.
         kept = ((z >= low - reach) & (z <= high + reach) | (reach == 0)).all(dim=-1)
+        if len(u) >= _MANY and not kept.any():
+            raise DataError(
+                f"the surrogate has not learned x: none of its {len(u)} draws lies within twice the range of the "
+                "simulations; look for columns of x with few huge values and leave them out or take their logarithm, "
+                "give more simulations, or choose other members"
+            )
         return u[kept], z[kept]
 
     def _prior_u(self, n: int) -> Tensor:
