@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["check_beta", "check_x", "noise", "pieces", "unlike"]
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,4 +62,4 @@ def pieces(count: int, rows: int) -> list[int]:
 
 def noise(seed: int | None) -> np.random.Generator:
     """What a seed's draws are made of, with torch or without."""
-    return np.random.default_rng(None if seed is None else seed % 2**64)
+    return np.random.default_rng(None if seed is None else operator.index(seed) % 2**64)

@@ -16,6 +16,7 @@ from .network import PosteriorNetwork
 from .packed import pack, unpack
 from .saved_files import DAMAGE
 from .scaling import DataScaling
+from .surroundings import as_usual
 
 _FORMAT = 2
 _STATE = "state.json"
@@ -39,6 +40,7 @@ def dump_learner(learner: Learner) -> bytes:
     return pack(_STATE, state, weights)
 
 
+@as_usual()
 def restore_learner(learner: Learner, raw: bytes) -> None:
     """Puts a new learner where another one was; its next training continues from there.
 

@@ -24,6 +24,7 @@ from zuko.nn import MLP
 from simulators.errors import DataError, SavedModelError, nearest
 
 from .scaling import long_tails
+from .surroundings import as_usual
 from .training import TrainOptions
 
 #: Embeddings that are built in.
@@ -100,7 +101,7 @@ class Embedding(nn.Module):
             DataError: It cannot be called on `(n, k)`, or does not give `(n, m)`.
         """
         name = type(module).__name__
-        network = copy.deepcopy(module).to(z.device)
+        network = copy.deepcopy(module).float().to(z.device)
         try:
             with torch.no_grad():
                 e = network.eval()(z[:8])
@@ -138,6 +139,7 @@ class Embedding(nn.Module):
         return self.spec
 
     @classmethod
+    @as_usual()
     def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module | None = None) -> Embedding:
         """From `as_dict` and its weights. No code is saved: the user's module must be given anew.
 
@@ -153,7 +155,7 @@ class Embedding(nn.Module):
         if spec["kind"] != "module":
             embedding = cls._built(spec)
         else:
-            embedding = cls(copy.deepcopy(module).cpu(), spec["dim_z"], spec["dim"], spec)  # type: ignore[union-attr]
+            embedding = cls(copy.deepcopy(module).cpu().float(), spec["dim_z"], spec["dim"], spec)  # type: ignore[union-attr]
         try:
             embedding.load_state_dict(tensors)
         except RuntimeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["MIN_SIMULATIONS", "Learner"]
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from .features import Features
 from .guide import Guide
 from .known import LogLikelihood
 from .network import PosteriorNetwork
+from .numbers import as_double
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
@@ -34,6 +36,7 @@ from .rows import RowView, evenly
 from .simulations import Simulations, SimulationSet, truncated_weights
 from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
+from .surroundings import as_usual
 from .teaching import Teaching
 from .training import bounded_threads
 from .whitening import whiten
@@ -95,15 +98,15 @@ class Learner:
         if not 0 < low <= high < float("inf"):
             raise TemperatureError(f"expected temperatures with 0 < low <= high, got low={low:g}, high={high:g}")
         self.options = options or LearnerOptions()
-        self.prior, self.beta_range, self.seed = prior, (low, high), seed
+        self.prior, self.beta_range, self.seed = prior, (low, high), operator.index(seed)
         self.whitening = whiten(prior)
         self.names = tuple(names) if names else tuple(getattr(prior, "names", ()))
-        self.x_o = None if x_o is None else torch.atleast_2d(torch.as_tensor(x_o).double())
+        self.x_o = None if x_o is None else torch.atleast_2d(as_double(x_o, "the observation", ObservationError))
         if self.x_o is not None and not self.x_o.isfinite().all():
             bad = int((~self.x_o.isfinite()).sum())
             raise ObservationError(f"the observation has {bad} NaN or infinite values; every number must be finite")
         self.device = torch.device(self.options.device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.data = SimulationSet(self.whitening.dim)
         self.held_out = torch.zeros(0, dtype=torch.bool)
         #: Simulations that an embedding learns from, and nothing else: of those it is too sure.
@@ -130,14 +133,18 @@ class Learner:
             return
         self._check(simulations)
         self.data.add(simulations)
-        fresh = torch.rand(len(simulations), generator=self.generator) < self.options.surrogate.held_out
+        fresh = self._some(len(simulations), self.options.surrogate.held_out)
         self.held_out = torch.cat([self.held_out, fresh])
         shown = torch.zeros(len(simulations), dtype=torch.bool)
         if self.features.kind is not None:
-            shown = torch.rand(len(simulations), generator=self.generator) < self.options.embedding.share
+            shown = self._some(len(simulations), self.options.embedding.share)
         self.shown = torch.cat([self.shown, shown & ~fresh])
 
-    def add_prior_draws(self, theta: Tensor, x: Tensor) -> None:
+    def _some(self, n: int, share: float) -> Tensor:
+        """About that share of `n`, boolean `(n,)`."""
+        return torch.rand(n, generator=self.generator, dtype=torch.float32) < share
+
+    def add_prior_draws(self, theta: Any, x: Any) -> None:
         """Adds simulations `x` `(n, ...)` of draws `theta` `(n, d)` of the prior.
 
         Raises:
@@ -173,6 +180,7 @@ class Learner:
     def num_valid(self) -> int:
         return int(self.data.valid.sum())
 
+    @as_usual()
     def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
         """Fits the source to all simulations so far; returns its held-out loss (of a surrogate in nats).
 
@@ -230,6 +238,7 @@ class Learner:
         scaling, options = self.features.known_scaling, self.options.surrogate
         return self.choice.build(self.whitening, scaling, self.features.dim, options, self.seed).to(self.device)
 
+    @as_usual()
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
         """Distills the network from the current source; returns its held-out loss in nats.
 
@@ -263,6 +272,7 @@ class Learner:
         """`log p(theta)` of `theta` `(n, d)` in the support, `(n,)`."""
         return self.prior.log_prob(theta.float()).double()
 
+    @as_usual()
     def walk(self, x: Tensor, beta: float, n: int) -> Tensor:
         """`n` draws `(n, d)` of `p_beta(theta | x)` by the sampler on the source itself.
 
@@ -277,6 +287,7 @@ class Learner:
         """Whether `predict` draws x: only a density of x itself can."""
         return self.features.kind is None and self._fitted().draws_x
 
+    @as_usual()
     @torch.no_grad()
     def predict(self, theta: Tensor) -> Tensor:
         """One draw of `x` `(n, k)` for each `theta` `(n, d)` by the surrogate: free of simulations.
@@ -287,6 +298,7 @@ class Learner:
         u = self.whitening.to_u(theta).float().to(self.device)
         return self.features.known_scaling.inverse(self._fitted().sample(u, self.generator).cpu())
 
+    @as_usual()
     def posterior(self, metadata: dict[str, Any] | None = None) -> TemperedPosterior:
         """The posterior as it stands; a copy that further training leaves alone."""
         assert self.network is not None, "fit_posterior comes first"

@@ -22,6 +22,7 @@ from zuko.distributions import NormalizingFlow
 from .constants import GATE
 from .flows import spline_flow
 from .guide import Guide
+from .surroundings import as_usual
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class PosteriorNetwork(nn.Module):
         }
 
     @classmethod
+    @as_usual()
     def from_dict(cls, spec: dict[str, Any]) -> PosteriorNetwork:
         options = dict(spec["options"])
         low, high = spec["beta_range"]

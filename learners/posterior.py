@@ -26,6 +26,7 @@ from simulators.errors import ObservationError
 from .asking import check_beta, check_x, noise, pieces, unlike
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
+from .numbers import as_double
 from .refining import Refiner
 from .scaling import DataScaling
 from .whitening import Whitening
@@ -99,8 +100,8 @@ class TemperedPosterior:
     @classmethod
     def fit(
         cls,
-        theta: Tensor,
-        x: Tensor,
+        theta: Any,
+        x: Any,
         prior: Distribution,
         beta_range: tuple[float, float] = (0.1, 2.0),
         options: LearnerOptions | None = None,
@@ -114,7 +115,7 @@ class TemperedPosterior:
         """Trains on simulations that exist already, drawn from the prior.
 
         Arguments:
-            theta: `(n, d)`, draws of the prior.
+            theta: `(n, d)`, draws of the prior: a tensor, an array or a frame of pandas, columns in the prior's order.
             x: `(n, k)`, their simulations; rows with NaN or infinite values count as failures.
             prior: `p(theta)`, `event_shape` `(d,)`.
             beta_range: Lowest and highest temperature.
@@ -147,7 +148,7 @@ class TemperedPosterior:
             embedding=embedding,
             loss=loss,
         )
-        learner.add_prior_draws(torch.as_tensor(theta), torch.as_tensor(x))
+        learner.add_prior_draws(theta, x)
         learner.fit_surrogate()
         learner.fit_posterior()
         return learner.posterior()
@@ -221,7 +222,7 @@ class TemperedPosterior:
             TemperatureError, ObservationError: As `sample`.
         """
         z = self._scaled(x)
-        theta = torch.atleast_2d(torch.as_tensor(theta, dtype=torch.float64))
+        theta = torch.atleast_2d(as_double(theta, "theta", ObservationError))
         if theta.shape[-1] != self.dim_theta:
             raise ObservationError(
                 f"expected theta of shape (n, {self.dim_theta}) for {', '.join(self.names)}, got {tuple(theta.shape)}"
@@ -318,14 +319,14 @@ class TemperedPosterior:
             for n in pieces(shape.numel(), rows.numel()):
                 size = (n, *rows, self.dim_theta)
                 if generator is None:
-                    normal = torch.randn(size)
+                    normal = torch.randn(size, dtype=torch.float32, device="cpu")
                 else:
                     normal = torch.from_numpy(generator.standard_normal(size, dtype=np.float32))
                 draws.append(self.whitening.to_theta(transform.inv(normal)).float())
         return torch.cat(draws).reshape(*shape, *rows, self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:
-        return torch.full(shape, check_beta(beta, self.beta_range))
+        return torch.full(shape, check_beta(beta, self.beta_range), dtype=torch.float32, device="cpu")
 
     def _scaled(self, x: Any, stacklevel: int = 4) -> Tensor:
         if x is None:
@@ -351,6 +352,6 @@ class TemperedPosterior:
         return z
 
     def _check_x(self, x: Any) -> Tensor:
-        x = torch.as_tensor(x, dtype=torch.float64).cpu()
+        x = as_double(x, "the observation", ObservationError)
         check_x(x.shape, int((~x.isfinite()).sum()), self.dim_x)
         return x

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 __all__ = ["Refiner"]
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +82,7 @@ class Refiner:
     @torch.no_grad()
     def efficiency(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:
         """The effective share of `n` draws of the network, for each `z` `(m, k)` at `beta` `(m,)`: `(m,)`."""
-        noise = torch.randn(len(z), n, self.whitening.dim, generator=_generator(seed))
+        noise = torch.randn(len(z), n, self.whitening.dim, generator=_generator(seed), dtype=torch.float32)
         log_weight = self._weighted(noise, self.network.told(z), beta)[1].double()
         weight = torch.softmax(log_weight.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10), dim=1)
         return 1 / (n * weight.square().sum(dim=1))
@@ -109,4 +110,5 @@ class Refiner:
 
 def _generator(seed: int | None) -> torch.Generator:
     """Without a seed, `torch.manual_seed` decides."""
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed % 2**63)
+    chosen = int(torch.randint(2**62, ())) if seed is None else operator.index(seed) % 2**63
+    return torch.Generator().manual_seed(chosen)

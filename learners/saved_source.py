@@ -22,6 +22,7 @@ from .ratio import Ratio
 from .saved_files import DAMAGE
 from .source import Source
 from .surrogate import Surrogate, SurrogateOptions
+from .surroundings import as_usual
 from .whitening import Whitening
 
 SOURCE = "source.safetensors"
@@ -41,6 +42,7 @@ class SavedSource:
     raw: bytes
     digest: str
 
+    @as_usual()
     def restore(self) -> Source:
         """The source, to be evaluated.
 

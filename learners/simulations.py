@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["SimulationSet", "Simulations", "truncated_weights"]
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from simulators.errors import DataError
 
+from .numbers import as_double
 from .rows import Rows
 
 
@@ -38,10 +40,9 @@ class Simulations:
             raise DataError("theta has NaN or infinite values; every simulated parameter must be finite")
 
     @classmethod
-    def from_tensors(cls, theta: Tensor, x: Tensor) -> Simulations:
+    def from_tensors(cls, theta: Any, x: Any) -> Simulations:
         """Simulations of unknown proposal; `x` `(n, ...)` is flattened."""
-        theta = torch.as_tensor(theta).detach().cpu().double()
-        x = torch.as_tensor(x).detach().cpu().double()
+        theta, x = as_double(theta, "theta"), as_double(x, "x")
         if x.ndim > 2:
             x = x.flatten(1)
         return cls(theta, x, torch.full((len(theta),), torch.nan, dtype=torch.float64))

@@ -135,7 +135,7 @@ class _Walk:
     ) -> None:
         self.log_likelihood, self.log_prior_ratio = log_likelihood, log_prior_ratio
         self.generator, self.device = generator, device
-        self.dim, self.step = dim, torch.full((num_x,), 1.0, device=device)
+        self.dim, self.step = dim, torch.full((num_x,), 1.0, dtype=torch.float32, device=device)
         # Every x has a ladder of its own spacing, so that together they cover the temperatures densely.
         self.max_ratio = options.max_ratio ** (0.5 + self._rand(num_x).double())
         self.u = self._randn(num_x, options.particles, dim)
@@ -179,7 +179,7 @@ class _Walk:
 
     def move(self, active: Tensor, moves: int) -> Tensor:
         """Metropolis moves of the active x; returns their mean acceptance, `(a,)`."""
-        accepted_total = torch.zeros(len(active))
+        accepted_total = torch.zeros(len(active), dtype=torch.float32)
         for k in range(moves):
             u, beta = self.u[active], self.beta[active].to(self.device)[:, None]
             crank = k % 4 == 3
@@ -217,7 +217,7 @@ class _Walk:
     def _crank_nicolson(self, u: Tensor) -> Tensor:
         """`rho u + sqrt(1 - rho^2) noise`, one `rho` a coordinate and rung: reversible for the prior."""
         n, p, d = u.shape
-        size = torch.empty(n, 1, d).uniform_(0.05, 0.9, generator=self.generator).to(self.device)
+        size = torch.empty(n, 1, d, dtype=torch.float32).uniform_(0.05, 0.9, generator=self.generator).to(self.device)
         return torch.sqrt(1 - size.square()) * u + size * self._randn(n, p, d)
 
     def _evaluate(self, u: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,10 +226,10 @@ class _Walk:
         return ell.clamp(min=_IMPOSSIBLE), ratio.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
 
     def _randn(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator).to(self.device)
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float32).to(self.device)
 
     def _rand(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.generator)
+        return torch.rand(*shape, generator=self.generator, dtype=torch.float32)
 
 
 def _ess(ell: Tensor, increment: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from problems import LinearGaussian
@@ -15,6 +17,7 @@ from torch import Tensor
 from learners import LearnerOptions, TemperedPosterior
 from learners.learner import Learner
 from learners.simulations import Simulations
+from learners.surrogate import Surrogate
 from simulators.errors import DataError, ObservationError, SavedModelError, TemperatureError
 from simulators.prior import Marginal, ProductPrior
 
@@ -50,7 +53,11 @@ def test_shapes_types_and_seeds(gaussian_posterior: TemperedPosterior) -> None:
     assert draws.dtype == torch.float32
     assert gaussian_posterior.sample(x=X_O).shape == (2,)
     assert gaussian_posterior.sample((0,), x=X_O).shape == (0, 2)
-    torch.testing.assert_close(draws, gaussian_posterior.sample((5, 7), x=X_O.numpy(), beta=0.5, seed=3))
+    for seed in (3, np.int64(3), np.uint8(3)):
+        again = gaussian_posterior.sample((5, 7), x=X_O.numpy(), beta=0.5, seed=seed)  # type: ignore[arg-type]
+        torch.testing.assert_close(draws, again)
+    refined = [gaussian_posterior.sample((5,), x=X_O, seed=seed, refine=True) for seed in (3, np.int64(3))]  # type: ignore[arg-type]
+    assert torch.equal(*refined)
     state = torch.random.get_rng_state()
     gaussian_posterior.sample((5,), x=X_O, seed=3)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -174,6 +181,30 @@ class TestFit:
         assert draws[0].isfinite().all()
         torch.testing.assert_close(*draws)
 
+    def test_frames_and_reversed_arrays_are_taken_as_they_read(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((100,))
+        x = theta + torch.randn(100, 2)
+        frames = pd.DataFrame({"rate": theta[:, 0].numpy()}), pd.DataFrame(x.numpy(), columns=["a", "b"])
+        backwards = [value.flip(0).numpy()[::-1] for value in (theta, x)]
+        fits = [TemperedPosterior.fit(*pair, self.prior, (0.2, 2.0), tiny) for pair in ((theta, x), frames, backwards)]
+        observed = x[0], frames[1].iloc[0], x[0].flip(0).numpy()[::-1]
+        draws = [fit.sample((9,), x=x_o, seed=0) for fit, x_o in zip(fits, observed, strict=True)]
+        assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
+        assert torch.equal(*(fits[0].log_prob(value, x=x[0]) for value in (theta, frames[0])))
+
+    def test_what_are_no_real_numbers(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((100,))
+        with pytest.raises(DataError, match="x: expected real numbers, got complex ones"):
+            self.fit(theta, torch.randn(100, 2, dtype=torch.complex64), tiny)
+        with pytest.raises(DataError, match="x: expected real numbers, got DataFrame"):
+            self.fit(theta, pd.DataFrame({"a": ["none"] * 100}), tiny)  # type: ignore[arg-type]
+
+    def test_a_surrogate_that_draws_nothing_like_x(self, tiny: LearnerOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Surrogate, "sample", lambda self, u, generator: torch.full((len(u), 2), 1e27))
+        theta = self.prior.sample((100,))
+        with pytest.raises(DataError, match=r"none of its \d+ draws lies within twice the range"):
+            self.fit(theta, theta + torch.randn(100, 2), tiny)
+
     @pytest.mark.parametrize("x_o", [[1.0, math.nan], [math.inf, 1.0]])
     def test_an_observation_that_is_not_finite(self, tiny: LearnerOptions, x_o: list[float]) -> None:
         with pytest.raises(ObservationError, match="the observation has 1 NaN or infinite values"):
@@ -200,7 +231,9 @@ class TestFit:
     def test_the_same_seed_gives_the_same_network(self, tiny: LearnerOptions) -> None:
         theta = self.prior.sample((200,))
         x = theta + torch.randn(200, 2)
-        first, second = (TemperedPosterior.fit(theta, x, self.prior, (0.2, 2.0), tiny, seed=5) for _ in range(2))
+        first, second = (
+            TemperedPosterior.fit(theta, x, self.prior, (0.2, 2.0), tiny, seed=s) for s in (5, np.int64(5))
+        )  # type: ignore[arg-type]
         torch.testing.assert_close(first.sample((9,), x=x[0], seed=0), second.sample((9,), x=x[0], seed=0))
 
 
