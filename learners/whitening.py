@@ -30,6 +30,8 @@ from .constants import TINY
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 #: Of the correlation matrix of prior draws; below, float32 draws lie in a plane.
 _MIN_EIGENVALUE = 1e-9
+#: Values of single precision in the central 68 % of a parameter's prior at least.
+_FEWEST_VALUES = 100
 
 
 def log_normal(u: Tensor) -> Tensor:
@@ -71,7 +73,10 @@ class Whitening(abc.ABC):
 
     @abc.abstractmethod
     def in_support(self, theta: Tensor) -> Tensor:
-        """Whether each `theta` lies in the prior's support, shape `(*,)`, boolean."""
+        """Whether each `theta` lies in the prior's support, shape `(*,)`, boolean.
+
+        Of a prior that is known to its object only, a saved whitening has the box around its support.
+        """
 
     def log_prior_ratio(self, u: Tensor) -> Tensor:
         """`log p(u) - log N(u; 0, I)`, shape `(*,)`: zero where the whitening is exact."""
@@ -160,7 +165,15 @@ class AffineWhitening(Whitening):
         return log_slope - self.scale.diagonal().log().sum()
 
     def in_support(self, theta: Tensor) -> Tensor:
-        return ((theta > self.lower) & (theta < self.upper)).all(dim=-1)
+        inside = ((theta > self.lower) & (theta < self.upper)).all(dim=-1)
+        if self.prior is None or not inside.any():
+            return inside
+        # A support may be less than the box around it. In single precision, as the prior itself draws.
+        rows, center = theta[inside].float(), self.to_theta(torch.zeros(self.dim)).float()
+        possible = _log_prior(self.prior, rows).isfinite()
+        # Rounding may step over a bound: a neighbour towards the others is inside again.
+        possible |= _log_prior(self.prior, torch.nextafter(rows, center)).isfinite()
+        return inside.masked_scatter(inside, possible)
 
     @property
     def exact(self) -> bool:
@@ -194,9 +207,16 @@ def whiten(prior: D.Distribution, num_samples: int = 20_000) -> Whitening:
     """The whitening that fits a prior: exact where its form is known, else from moments of its draws.
 
     Raises:
-        PriorError: Not a distribution over `(d,)` vectors.
+        PriorError: Not a distribution over `(d,)` vectors, not on the CPU, or too narrow for single precision.
     """
     check_prior(prior)
+    prior_draws(prior, 1, torch.Generator().manual_seed(0))  # says if they are on another device
+    whitening = _whitening(prior, num_samples)
+    _check_resolution(whitening, getattr(prior, "names", range(whitening.dim)))
+    return whitening
+
+
+def _whitening(prior: D.Distribution, num_samples: int) -> Whitening:
     if isinstance(prior, ProductPrior):
         return MarginalWhitening(tuple(prior.marginals.values()))
     if isinstance(prior, D.MultivariateNormal):
@@ -213,6 +233,19 @@ def whiten(prior: D.Distribution, num_samples: int = 20_000) -> Whitening:
     lower, upper = _bounds(_support(prior), theta.shape[-1])
     free = _unbound(theta, lower, upper)
     return AffineWhitening(free.mean(0), _scale_tril(free), lower, upper, prior, exact=False)
+
+
+def _check_resolution(whitening: Whitening, names: Sequence[str | int]) -> None:
+    """Raises `PriorError` if a parameter has few values in single precision, which all draws are in."""
+    u = torch.randn(2000, whitening.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, middle, high = torch.quantile(whitening.to_theta(u), torch.tensor([0.16, 0.5, 0.84]).double(), dim=0)
+    coarse = high - low < _FEWEST_VALUES * torch.finfo(torch.float32).eps * middle.abs()
+    for i in coarse.nonzero().flatten().tolist():
+        raise PriorError(
+            f"the prior of parameter {names[i]} is too narrow for where it lies: its central 68 %, {low[i]:.10g} to "
+            f"{high[i]:.10g}, has fewer than {_FEWEST_VALUES} values of single precision; subtract an offset (such as "
+            f"{middle[i]:.8g}) from the parameter, and add it in the simulator"
+        )
 
 
 def whitening_from_dict(spec: dict[str, Any]) -> Whitening:
@@ -260,8 +293,10 @@ def _log_prior(prior: D.Distribution, theta: Tensor) -> Tensor:
     """`log p(theta)` `(n,)` of `theta` `(n, d)`: minus infinity outside the support, also where the prior validates."""
     try:
         log_prior: Tensor = prior.log_prob(theta)
-    except ValueError:
-        support: Any = prior.support
+    except ValueError:  # one that validates what it is asked, all rows at once
+        support = _support(prior)
+        if support is None:
+            raise
         inside = support.check(theta).reshape(len(theta), -1).all(dim=1)
         log_prior = theta.new_full((len(theta),), -math.inf)
         if inside.any():

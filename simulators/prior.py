@@ -293,11 +293,19 @@ def prior_draws(prior: D.Distribution, n: int, generator: torch.Generator) -> Te
     """`theta` `(n, d)`, decided by `generator`.
 
     torch's distributions know only the global generator, which is left as it was.
+
+    Raises:
+        PriorError: They are not on the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` also formats a traceback for each kind of device, which costs more than the draws.
         torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         theta: Tensor = prior.sample(Size([n]))
+    if theta.device.type != "cpu":
+        raise PriorError(
+            f"expected a prior whose draws are on the CPU, but they are on {theta.device}; build it from tensors on "
+            "the CPU: networks are trained on a GPU all the same, with LearnerOptions(device='cuda')"
+        )
     # Rounding may step onto a bound where the density is zero: a neighbour towards the others is inside again.
     outside = prior.log_prob(theta).isneginf()
     if outside.any():

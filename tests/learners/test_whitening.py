@@ -179,8 +179,12 @@ def test_custom_prior_without_support_is_taken_as_unbounded() -> None:
         (D.Independent(D.Poisson(torch.tensor([3.0, 4.0])), 1), "discrete"),
         (D.Normal(0.0, 1.0), "Independent"),
         ("normal", "torch.distributions"),
+        (D.Independent(D.Normal(*torch.ones(2, 1, device="meta"), validate_args=False), 1), "on the CPU"),
+        (ProductPrior({"day": Marginal("Uniform", {"low": 2459000, "high": 2459001})}), "day .* subtract an offset"),
+        (D.MultivariateNormal(torch.tensor([0.0, 1e6]), torch.eye(2)), "parameter 1 .* subtract an offset"),
+        (D.TransformedDistribution(_CORRELATED, [D.AffineTransform(2459000.0, 1.0)]), "subtract an offset"),
     ],
-    ids=["simplex", "constant", "discrete", "scalar", "no_distribution"],
+    ids=["simplex", "constant", "discrete", "scalar", "no_distribution", "device", "day", "narrow", "moved"],
 )
 def test_unusable_prior_is_refused_with_the_reason(prior: D.Distribution, words: str) -> None:
     with pytest.raises(PriorError, match=words):
@@ -284,6 +288,46 @@ def test_outside_a_support_that_is_no_box_there_is_no_prior_even_if_it_raises_th
     theta = torch.tensor([[0.1, 0.2], [0.9, 0.9], [-0.5, 0.5]])
     assert whitening.log_prior(theta).exp().tolist() == pytest.approx([1 / math.pi, 0.0, 1 / math.pi], rel=1e-5)
     assert whitening.log_prior(theta[1:2]).isneginf().all()
+
+
+class _Triangle(D.Distribution):
+    """Uniform where `0 < theta_1 < theta_2 < 1`, strict or not about what it is asked."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    @property
+    def support(self) -> D.constraints.Constraint:
+        return _Ascending() if self.strict else D.constraints.independent(D.constraints.interval(0.0, 1.0), 1)
+
+    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:
+        return torch.rand(*shape, 2).sort(dim=-1).values
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = _Ascending().check(theta)
+        if self.strict and not inside.all():
+            raise ValueError("Expected value argument to be within the support")
+        return torch.where(inside, math.log(2.0), -math.inf)
+
+
+class _Ascending(D.constraints.Constraint):
+    event_dim = 1
+    lower_bound, upper_bound = 0.0, 1.0
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > 0).all(dim=-1) & (value[..., 0] < value[..., 1]) & (value < 1).all(dim=-1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_support_may_be_less_than_its_box(strict: bool) -> None:
+    prior = _Triangle(strict)
+    whitening = whiten(prior)
+    theta = torch.tensor([[[0.2, 0.7], [0.7, 0.2]], [[-0.1, 0.5], [0.1, math.nan]]], dtype=torch.float64)
+    assert whitening.in_support(theta).tolist() == [[True, False], [False, False]]
+    # What single precision cannot tell from the bound is not outside.
+    assert whitening.in_support(torch.tensor([[0.5, 0.5 + 1e-12]], dtype=torch.float64)).all()
+    assert whitening.in_support(prior.sample(torch.Size([1000]))).all()
 
 
 def test_a_saved_whitening_that_is_not_exact_has_lost_the_prior() -> None:
