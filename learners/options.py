@@ -6,6 +6,10 @@ __all__ = ["LearnerOptions"]
 
 from dataclasses import dataclass, field
 
+import torch
+
+from simulators.errors import ConfigError
+
 from .distillation import DistillationOptions
 from .embedding import EmbeddingOptions
 from .guide import GuideOptions
@@ -50,3 +54,20 @@ class LearnerOptions:
     threads: int | None = None
     device: str = "cpu"
     compiled: bool = False
+
+    def torch_device(self) -> torch.device:
+        """Where to train.
+
+        Raises:
+            ConfigError: There is no such device.
+        """
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ConfigError(f"expected a device such as 'cpu' or 'cuda', got '{self.device}'") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                f"device '{self.device}' was asked for, but torch finds no GPU that it can use; choose device='cpu', "
+                "or see that driver and torch fit until torch.cuda.is_available() is true"
+            )
+        return device

@@ -35,13 +35,20 @@ def test_gaussian_posteriors_of_several_x(beta: float) -> None:
 
 
 def test_four_modes_keep_their_weights() -> None:
-    def log_likelihood(u: Tensor, _: Tensor) -> Tensor:
-        return -50 * (u.abs() - 1).square().sum(-1)
+    weights = torch.tensor([0.5, 0.3, 0.15, 0.05])  # of the quadrants, at beta = 1
 
-    draws = at(walk(log_likelihood, 1, 2), 0, 2.0)
-    quadrant = (draws > 0).long() @ torch.tensor([1, 2])
-    shares = torch.bincount(quadrant, minlength=4) / len(draws)
-    assert (shares - 0.25).abs().max() < 0.1
+    def quadrant(u: Tensor) -> Tensor:
+        return (u > 0).long() @ torch.tensor([1, 2])
+
+    def log_likelihood(u: Tensor, _: Tensor) -> Tensor:
+        return -50 * (u.abs() - 1).square().sum(-1) + weights[quadrant(u)].log()
+
+    particles = walk(log_likelihood, 4, 2)
+    for beta in (0.1, 1.0, 2.0):
+        draws = torch.cat([at(particles, row, beta) for row in range(4)])
+        shares = torch.bincount(quadrant(draws), minlength=4) / len(draws)
+        expected = weights**beta / (weights**beta).sum()
+        assert (shares - expected).abs().max() < 0.05
 
 
 def test_every_ladder_has_the_rungs_asked_for_and_says_how_it_went() -> None:
