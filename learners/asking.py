@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["check_beta", "check_x", "noise", "pieces", "unlike"]
+__all__ = ["check_beta", "check_count", "check_x", "noise", "pieces", "unlike"]
 
 import operator
 from collections.abc import Sequence
 
 import numpy as np
 
-from simulators.errors import ObservationError, TemperatureError
+from simulators.errors import ConfigError, ObservationError, TemperatureError
 
 #: Below this p-value an observation is called far from everything simulated.
 _FAR = 0.005
@@ -30,6 +30,12 @@ def check_beta(beta: float, beta_range: tuple[float, float]) -> float:
             "or train with another temperature range"
         )
     return float(beta)
+
+
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """Raises `ConfigError` if fewer than `least` of something are asked for."""
+    if count < least:
+        raise ConfigError(f"expected {name} of at least {least}, got {count}")
 
 
 def check_x(shape: Sequence[int], infinite: int, dim_x: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["MIN_SIMULATIONS", "Learner"]
 
 import copy
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch.distributions import Distribution
 
 from simulators.errors import DataError, ObservationError, TemperatureError
 
+from .asking import check_count
 from .cost import Distance
 from .distillation import distill
 from .familiarity import Familiarity
@@ -28,7 +30,7 @@ from .features import Features
 from .guide import Guide
 from .known import LogLikelihood
 from .network import PosteriorNetwork
-from .numbers import as_double
+from .numbers import as_double, as_x
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
@@ -76,6 +78,7 @@ class Learner:
     Raises:
         PriorError: The prior cannot be used.
         DataError: The source, or what it needs, cannot be used.
+        ConfigError: Nothing can be trained on the device of the options.
         TemperatureError: Not `0 < low <= high`.
         ObservationError: The observation is not finite.
     """
@@ -105,7 +108,7 @@ class Learner:
         if self.x_o is not None and not self.x_o.isfinite().all():
             bad = int((~self.x_o.isfinite()).sum())
             raise ObservationError(f"the observation has {bad} NaN or infinite values; every number must be finite")
-        self.device = torch.device(self.options.device)
+        self.device = self.options.torch_device()
         self.generator = torch.Generator().manual_seed(self.seed)
         self.data = SimulationSet(self.whitening.dim)
         self.held_out = torch.zeros(0, dtype=torch.bool)
@@ -273,14 +276,21 @@ class Learner:
         return self.prior.log_prob(theta.float()).double()
 
     @as_usual()
-    def walk(self, x: Tensor, beta: float, n: int) -> Tensor:
+    def walk(self, x: Any, beta: float, n: int) -> Tensor:
         """`n` draws `(n, d)` of `p_beta(theta | x)` by the sampler on the source itself.
 
         Slow, and anew for each `x` `(k,)` and beta, but free of the error of amortizing.
+
+        Raises:
+            ObservationError: Not one x of finite numbers, as many as simulations have.
+            TemperatureError: Not `0 < beta < inf`.
+            ConfigError: n below zero.
         """
-        z = self.features(torch.atleast_2d(torch.as_tensor(x).double()))
-        particles = self._teaching().temper(z, replace(self.options.focus, particles=n), (beta, beta))
-        return self.whitening.to_theta(particles.u[-1].cpu()).float()
+        if not 0 < beta < math.inf:
+            raise TemperatureError(f"expected a temperature with 0 < beta < inf, got {beta:g}")
+        check_count("n", n, least=0)
+        z = self.features(as_x(x, self.features.known_scaling.dim, one=True)[None])
+        return self.whitening.to_theta(self._teaching().walk(z, beta, n).cpu()).float()
 
     @property
     def predicts(self) -> bool:

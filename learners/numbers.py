@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["as_double"]
+__all__ = ["as_double", "as_x"]
 
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulators.errors import DataError, TemperflowError
+from simulators.errors import DataError, ObservationError, TemperflowError
+
+from .asking import check_x
 
 
 def as_double(value: Any, what: str, error: type[TemperflowError] = DataError) -> Tensor:
@@ -33,6 +35,19 @@ def as_double(value: Any, what: str, error: type[TemperflowError] = DataError) -
     except (TypeError, ValueError, RuntimeError) as reason:
         raise error(f"{what}: expected real numbers, got {type(value).__name__} ({reason})") from reason
     raise error(f"{what}: expected real numbers, got complex ones; give real and imaginary parts as columns")
+
+
+def as_x(value: Any, dim_x: int, one: bool = False) -> Tensor:
+    """Observations `(*, k)` of `dim_x` finite numbers, in double precision; of a single one `(k,)`.
+
+    Raises:
+        ObservationError: They are not, or not one.
+    """
+    x = as_double(value, "the observation", ObservationError)
+    check_x(x.shape, int((~x.isfinite()).sum()), dim_x)
+    if one and x.numel() != dim_x:
+        raise ObservationError(f"expected one observation of shape ({dim_x},), got {tuple(x.shape)}")
+    return x.reshape(-1) if one else x
 
 
 def _writable(value: Any) -> np.ndarray:

@@ -23,10 +23,10 @@ from torch import Size, Tensor
 
 from simulators.errors import ObservationError
 
-from .asking import check_beta, check_x, noise, pieces, unlike
+from .asking import check_beta, check_count, noise, pieces, unlike
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
-from .numbers import as_double
+from .numbers import as_double, as_x
 from .refining import Refiner
 from .scaling import DataScaling
 from .whitening import Whitening
@@ -209,6 +209,7 @@ class TemperedPosterior:
         Raises:
             TemperatureError, ObservationError, RefinementError: As `sample`.
         """
+        check_count("num_draws", num_draws)
         z = self._one(x)[None]
         return float(self._refiner.efficiency(num_draws, z, self._beta(beta, Size([1])), seed))
 
@@ -216,7 +217,8 @@ class TemperedPosterior:
     def log_prob(self, theta: Any, x: Any = None, beta: float = 1.0) -> Tensor:
         """`log q(theta | x, beta)` for `theta` `(n, d)`, shape `(n,)`; minus infinity outside the prior.
 
-        `x` is one observation `(k,)`, or one for each theta, `(n, k)`.
+        Where the prior is a class of your own or a mixture, a posterior that was loaded knows only the box around its
+        support. `x` is one observation `(k,)`, or one for each theta, `(n, k)`.
 
         Raises:
             TemperatureError, ObservationError: As `sample`.
@@ -232,7 +234,8 @@ class TemperedPosterior:
                 f"log_prob takes one observation of shape ({self.dim_x},), or one for each of the {len(theta)} theta, "
                 f"got {tuple(z.shape)}"
             )
-        return self._log_prob(theta, self.network.told(z), beta)
+        beta = check_beta(beta, self.beta_range)
+        return self._log_prob(theta, self.network.told(z), beta) if len(theta) else torch.zeros(0, dtype=torch.float32)
 
     def _log_prob(self, theta: Tensor, told: Tensor, beta: float) -> Tensor:
         inside = self.whitening.in_support(theta)
@@ -250,6 +253,7 @@ class TemperedPosterior:
         """
         from .mode import highest
 
+        check_count("num_starts", num_starts)
         draws = self.sample((num_starts,), x=x, beta=beta, seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that x is far from all simulations was said once
@@ -272,10 +276,7 @@ class TemperedPosterior:
 
     def set_default_x(self, x: Any) -> TemperedPosterior:
         """Sets the observation `(k,)` that is used where none is given; returns self."""
-        x = self._check_x(x)
-        if x.numel() != self.dim_x:
-            raise ObservationError(f"expected one observation of shape ({self.dim_x},), got {tuple(x.shape)}")
-        self.default_x = x.reshape(-1).clone()
+        self.default_x = as_x(x, self.dim_x, one=True).clone()
         return self
 
     def save(self, directory: str | Path) -> Path:
@@ -307,7 +308,7 @@ class TemperedPosterior:
 
     def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None, refine: bool) -> Tensor:
         rows = z.shape[:-1]
-        if refine:
+        if refine and rows.numel():
             betas = self._beta(beta, Size([rows.numel()]))
             u = self._refiner.draw(shape.numel(), z.reshape(rows.numel(), -1), betas, seed)
             return self.whitening.to_theta(u).float().reshape(*shape, *rows, self.dim_theta)
@@ -333,7 +334,7 @@ class TemperedPosterior:
             if self.default_x is None:
                 raise ObservationError("no observation: pass x=..., or set one with set_default_x")
             x = self.default_x
-        z = self.features(self._check_x(x))
+        z = self.features(as_x(x, self.dim_x))
         warning = unlike(self.familiarity.p_value(torch.atleast_2d(z)).numpy())
         if warning is not None:
             warnings.warn(warning, stacklevel=stacklevel)  # this, the public method, its no_grad, the caller
@@ -350,8 +351,3 @@ class TemperedPosterior:
                 "sample_batched takes many"
             )
         return z
-
-    def _check_x(self, x: Any) -> Tensor:
-        x = as_double(x, "the observation", ObservationError)
-        check_x(x.shape, int((~x.isfinite()).sum()), self.dim_x)
-        return x

@@ -7,7 +7,7 @@ __all__ = ["Teaching"]
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from .distillation import DistillationOptions
 from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
+from .rows import evenly
 from .simulations import truncated_weights
 from .source import Source
 from .tempered_density import TemperedDensity
@@ -32,6 +33,8 @@ from .whitening import Whitening, log_normal
 _LOST, _JUDGED = 0.15, 4000
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
 _MOST_NUMBERS = 20_000_000
+#: Particles move by the difference of two others.
+_FEWEST = 3
 #: So many draws are not all beyond reach by chance.
 _MANY = 100
 
@@ -101,6 +104,12 @@ class Teaching:
                 z.device,
                 rungs=(1.0,),
             )
+
+    def walk(self, z: Tensor, beta: float, n: int) -> Tensor:
+        """`n` draws `u` `(n, d)` of the tempered posterior of the data `z` `(1, k)`."""
+        particles = n if n >= _FEWEST else self.options.focus.particles
+        walked = self.temper(z, replace(self.options.focus, particles=particles), (beta, beta))
+        return evenly(walked.u[-1], n)
 
     @torch.no_grad()
     def guide(self, focus: TemperedParticles, on_tenth: Callable[[int, float], None] | None = None) -> Guide | None:

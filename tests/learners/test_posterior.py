@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from problems import LinearGaussian
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributions import Distribution, MultivariateNormal
 
 from learners import LearnerOptions, TemperedPosterior
 from learners.learner import Learner
 from learners.simulations import Simulations
 from learners.surrogate import Surrogate
-from simulators.errors import DataError, ObservationError, SavedModelError, TemperatureError
+from simulators.errors import ConfigError, DataError, ObservationError, SavedModelError, TemperatureError
 from simulators.prior import Marginal, ProductPrior
 
 X_O = torch.tensor([1.0, -0.5])
@@ -300,6 +302,101 @@ def test_the_walk_is_exact_where_the_surrogate_is(linear_gaussian: LinearGaussia
         std = exact.covariance_matrix.diagonal().sqrt()
         assert ((draws.mean(dim=0) - exact.mean).abs() < 0.3 * std).all()
         assert (draws.std(dim=0) / std).log().abs().max() < 0.25
+
+
+def test_what_cannot_be_walked_is_refused(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
+    learner = Learner(linear_gaussian.prior, (0.2, 2.0), options=tiny)
+    learner.add_prior_draws(*linear_gaussian.draw(100, seed=1))
+    learner.fit_surrogate()
+    for beta in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(TemperatureError, match="0 < beta < inf"):
+            learner.walk(X_O, beta, 10)
+    for x in (torch.tensor([math.nan, 0.0]), torch.zeros(3), torch.zeros(2, 2)):
+        with pytest.raises(ObservationError):
+            learner.walk(x, 1.0, 10)
+    with pytest.raises(ConfigError, match="n of at least 0, got -1"):
+        learner.walk(X_O, 1.0, -1)
+    for n in range(4):
+        assert learner.walk(X_O, 1.0, n).shape == (n, 2)
+
+
+def test_nothing_is_asked_of_nothing(gaussian_posterior: TemperedPosterior) -> None:
+    assert gaussian_posterior.log_prob(torch.zeros(0, 2), x=X_O).shape == (0,)
+    for refine in (False, True):
+        assert gaussian_posterior.sample_batched((3,), torch.zeros(0, 2), refine=refine).shape == (3, 0, 2)
+    with pytest.raises(ConfigError, match="num_draws of at least 1, got 0"):
+        gaussian_posterior.efficiency(x=X_O, num_draws=0)
+    with pytest.raises(ConfigError, match="num_starts of at least 1, got 0"):
+        gaussian_posterior.map(x=X_O, num_starts=0)
+
+
+class Ordered(Distribution):
+    """Uniform where `0 < theta_1 < theta_2 < 1`."""
+
+    def __init__(self) -> None:
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:
+        return torch.rand(*shape, 2).sort(dim=-1).values
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = (theta > 0).all(dim=-1) & (theta[..., 0] < theta[..., 1]) & (theta < 1).all(dim=-1)
+        return torch.where(inside, math.log(2.0), -math.inf)
+
+
+def test_outside_a_prior_that_is_no_box(tiny: LearnerOptions) -> None:
+    theta = Ordered().sample(torch.Size([100]))
+    with pytest.raises(DataError, match="100 of 100 theta lie outside the prior's support"):
+        TemperedPosterior.fit(theta.flip(1), theta, Ordered(), (0.2, 2.0), tiny)
+    posterior = TemperedPosterior.fit(theta, theta + torch.randn(100, 2), Ordered(), (0.2, 2.0), tiny)
+    log_q = posterior.log_prob([[0.2, 0.7], [0.7, 0.2]], x=[0.3, 0.6])
+    assert log_q[0].isfinite() and log_q[1] == -math.inf
+
+
+@pytest.mark.parametrize("n", [50, 51])
+def test_the_fewest_simulations_suffice_all_members(tiny: LearnerOptions, n: int) -> None:
+    theta = torch.randn(n, 2)
+    x = theta + 0.3 * torch.randn(n, 2)
+    options = replace(tiny, surrogate=replace(tiny.surrogate, members=()))
+    posterior = TemperedPosterior.fit(theta, x, MultivariateNormal(torch.zeros(2), torch.eye(2)), (0.2, 2.0), options)
+    assert posterior.sample((20,), x=x[0]).isfinite().all()
+
+
+def test_a_column_most_of_whose_values_are_equal_is_learned_from(
+    linear_gaussian: LinearGaussian, tiny: LearnerOptions
+) -> None:
+    theta, x = linear_gaussian.draw(200, seed=1)
+    rare = torch.where(theta[:, :1] > 2.5, theta[:, :1], 0.0)
+    rare[0] = 1e30
+    x = torch.cat([x.double(), rare.double()], dim=1)
+    options = replace(tiny, surrogate=replace(tiny.surrogate, members=()))
+    posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), options)
+    assert posterior.sample((20,), x=[0.3, 0.1, 0.0]).isfinite().all()
+
+
+class TestDevice:
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_that_is_not_there(self, linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
+        with pytest.raises(ConfigError, match=r"finds no GPU .* choose device='cpu'"):
+            Learner(linear_gaussian.prior, (0.2, 2.0), options=replace(tiny, device="cuda"))
+
+    def test_no_device(self, linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
+        with pytest.raises(ConfigError, match="expected a device such as 'cpu' or 'cuda', got 'gpu'"):
+            Learner(linear_gaussian.prior, (0.2, 2.0), options=replace(tiny, device="gpu"))
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_what_a_gpu_learned_is_asked_on_the_cpu(
+        self, linear_gaussian: LinearGaussian, tiny: LearnerOptions, tmp_path: Path
+    ) -> None:
+        theta, x = linear_gaussian.draw(200, seed=1)
+        options = replace(tiny, device="cuda")
+        posterior = TemperedPosterior.fit(theta.cuda(), x.cuda(), linear_gaussian.prior, (0.2, 2.0), options)
+        loaded = TemperedPosterior.load(posterior.save(tmp_path))
+        for one in (posterior, loaded):
+            assert {tensor.device.type for tensor in one.network.state_dict().values()} == {"cpu"}
+            assert one.sample((9,), x=x[0].cuda(), seed=0, refine=True).isfinite().all()
+            assert one.log_prob(theta[:5].cuda(), x=x[0]).device.type == "cpu"
+        assert torch.equal(*(one.sample((9,), x=x[0], seed=0) for one in (posterior, loaded)))
 
 
 def test_the_mode_is_where_the_density_is_highest(
