@@ -67,12 +67,18 @@ def test_a_cell_is_run_once_and_anew_where_observations_are_missing(
     monkeypatch.setitem(accuracy.METHODS, "ours", method)
     monkeypatch.setattr(accuracy, "c2st", told_apart)
     monkeypatch.setattr(accuracy, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(accuracy, "OUT", tmp_path / "table.parquet")
     (tmp_path / "RESULTS.md").write_text(MARKED)
 
-    def run(observations: str) -> pd.DataFrame:
-        out = tmp_path / "table.parquet"
+    def run(observations: str, name: str = "table") -> pd.DataFrame:
+        out = tmp_path / f"{name}.parquet"
         accuracy.main("two_moons", "50", "1", "1", observations, "ours", out)
         return pd.read_parquet(out)
+
+    # Results of a table kept elsewhere are not those of the project.
+    run("1", "other")
+    assert (tmp_path / "RESULTS.md").read_text() == MARKED
+    fits.clear()
 
     assert run("1")["c2st"].tolist() == [0.5]
     again = run("1,2")
