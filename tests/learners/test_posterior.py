@@ -441,3 +441,13 @@ def test_the_default_observation_is_a_copy(gaussian_posterior: TemperedPosterior
         assert not gaussian_posterior.default_x.any()  # type: ignore[union-attr]
     finally:
         gaussian_posterior.default_x = before
+
+
+def test_drawing_leaves_the_number_of_threads_alone(gaussian_posterior: TemperedPosterior) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gaussian_posterior.sample((10,), x=[1.0, -0.5])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
