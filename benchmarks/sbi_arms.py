@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["nle", "npe", "tsnpe"]
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,13 +25,7 @@ def npe(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
     """Neural posterior estimation."""
     from sbi.inference import NPE
 
-    prior, logs = _logarithmic(task.prior)
-    torch.manual_seed(seed)
-    started = time.perf_counter()
-    inference = NPE(prior=prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations((theta.log() if logs else theta).float(), x.float()).train()
-    posterior = inference.build_posterior()
-    seconds = time.perf_counter() - started
+    posterior, _, logs, seconds = _trained(NPE, task, theta, x, seed)
 
     def draw(x_o: Tensor, beta: float) -> Tensor | None:
         if beta != 1.0:
@@ -58,13 +53,7 @@ def nle(task: Problem, theta: Tensor, x: Tensor, seed: int) -> Fitted:
             both = self.inner(theta, track_gradients=track_gradients)
             return torch.where(log_prior.isfinite(), log_prior + self.beta * (both - log_prior), log_prior)
 
-    prior, logs = _logarithmic(task.prior)
-    torch.manual_seed(seed)
-    started = time.perf_counter()
-    inference = NLE(prior=prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations((theta.log() if logs else theta).float(), x.float()).train()
-    built = inference.build_posterior()
-    seconds = time.perf_counter() - started
+    built, prior, logs, seconds = _trained(NLE, task, theta, x, seed)
 
     def draw(x_o: Tensor, beta: float) -> Tensor:
         inner = built.potential_fn
@@ -105,6 +94,18 @@ def tsnpe(task: Problem, x_o: Tensor, budget: int, seed: int) -> Fitted:
         return draws.exp() if logs else draws
 
     return Fitted(seconds, draw)
+
+
+def _trained(
+    method: Callable[..., Any], task: Problem, theta: Tensor, x: Tensor, seed: int
+) -> tuple[Any, Distribution, bool, float]:
+    """`sbi`'s posterior, the prior that it has, whether that is one of log theta, and the seconds of training."""
+    prior, logs = _logarithmic(task.prior)
+    torch.manual_seed(seed)
+    started = time.perf_counter()
+    inference = method(prior=prior, density_estimator="nsf", show_progress_bars=False)
+    inference.append_simulations((theta.log() if logs else theta).float(), x.float()).train()
+    return inference.build_posterior(), prior, logs, time.perf_counter() - started
 
 
 def _logarithmic(prior: Distribution) -> tuple[Distribution, bool]:

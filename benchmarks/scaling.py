@@ -22,7 +22,7 @@ import torch
 
 from learners.whitening import whiten
 from orchestrator.acquisition import IntegratedVariance
-from orchestrator.config import AcquisitionConfig
+from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Ended, Lost
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import SimulationLoop

@@ -27,7 +27,7 @@ from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
 from learners.thrifty import ThriftyDensity
 from learners.whitening import whiten
-from orchestrator.config import AcquisitionConfig
+from orchestrator.config_learner import AcquisitionConfig
 
 _TIMED, _DRAWS = 2000, 50_000
 

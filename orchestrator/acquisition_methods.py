@@ -10,7 +10,7 @@ from simulators.errors import ConfigError
 from simulators.loading import load_object
 
 from .acquisition import Acquisition, IntegratedVariance, LargestVariance
-from .config import METHODS
+from .config_learner import METHODS
 
 
 def resolve_acquisition(method: str, folder: Path) -> Acquisition:

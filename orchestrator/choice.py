@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from .config import AcquisitionConfig
+from .config_learner import AcquisitionConfig
 from .proposal import Mask, Proposals
 from .proposer import Proposer
 from .trainer import Snapshot

@@ -49,7 +49,7 @@ FIXED = {
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made by `make docs` from orchestrator/config.py: change the text there, or in orchestrator/config_docs.py. -->
+<!-- Made by `make docs` from orchestrator/config*.py: change the text there, or in orchestrator/config_docs.py. -->
 
 A campaign is one YAML file, such as this one. What it leaves out has a default.
 

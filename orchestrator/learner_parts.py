@@ -15,7 +15,7 @@ from learners.posterior import TemperedPosterior
 from simulators.errors import ConfigError, SavedModelError
 from simulators.loading import load_object
 
-from .config import EMBEDDINGS, LearnerConfig
+from .config_learner import EMBEDDINGS, LearnerConfig
 from .run_directory import RunDirectory
 
 

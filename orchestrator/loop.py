@@ -17,7 +17,7 @@ from simulators.errors import DataError, TemperflowError
 from simulators.outcome import STATUSES, Status
 
 from .choice import ChoiceAhead
-from .config import AcquisitionConfig
+from .config_learner import AcquisitionConfig
 from .journal import ProposalJournal
 from .observation import check_length
 from .pool import SimulationPool

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .config import LearnerConfig
+from .config_learner import LearnerConfig
 from .ray_hosts import Reservation, free_resources
 
 

@@ -21,7 +21,8 @@ from simulators.simulator import SimulatorSpec
 
 from .acquisition import Acquisition
 from .acquisition_methods import resolve_acquisition
-from .config import CampaignConfig, SimulatorConfig
+from .config import CampaignConfig
+from .config_simulator import SimulatorConfig
 from .learner_parts import LearnerParts, resolve_learner
 from .observation import Observation, read_observation
 

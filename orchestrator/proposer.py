@@ -15,7 +15,7 @@ from simulators.errors import ConfigError
 from simulators.prior import prior_draws
 
 from .acquisition import Acquisition
-from .config import AcquisitionConfig
+from .config_learner import AcquisitionConfig
 from .proposal import ProposalKind, Proposals
 from .trainer import Snapshot
 

@@ -22,7 +22,7 @@ from simulators.errors import ConfigError, SimulatorError
 from simulators.outcome import Array
 from simulators.simulator import Seeds, SimulatorSpec
 
-from .config import ResourcesConfig
+from .config_simulator import ResourcesConfig
 from .executor import Blame, Ended, Lost
 from .host import Host, Order, Pulse
 from .nowhere import FailedStarts, nowhere

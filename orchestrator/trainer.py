@@ -32,7 +32,7 @@ from learners.thrifty import ThriftyDensity
 from simulators.errors import SavedModelError
 
 from .acquisition import Candidates
-from .config import LearnerConfig
+from .config_learner import LearnerConfig
 from .cpus import usable_cpus
 from .learner_parts import LearnerParts
 from .system_metrics import NodeMetrics

@@ -37,7 +37,7 @@ from orchestrator.acquisition import (
 )
 from orchestrator.acquisition_methods import resolve_acquisition
 from orchestrator.choice import ChoiceAhead
-from orchestrator.config import AcquisitionConfig
+from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.proposal import KINDS, ProposalKind, Proposals
 from orchestrator.proposer import Proposer
 from orchestrator.trainer import Trainer

@@ -11,7 +11,8 @@ import yaml
 
 from learners.embedding import KINDS as EMBEDDING_KINDS
 from learners.source_choice import SOURCES
-from orchestrator.config import EMBEDDINGS, LearnerConfig, ObservationConfig
+from orchestrator.config import ObservationConfig
+from orchestrator.config_learner import EMBEDDINGS, LearnerConfig
 from orchestrator.config_reading import load_config
 from orchestrator.learner_parts import LearnerParts
 from orchestrator.observation import read_observation

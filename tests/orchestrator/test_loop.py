@@ -16,7 +16,7 @@ from waiting import PATIENCE
 from learners import whiten
 from learners.prior_density import PriorDensity
 from orchestrator.acquisition import Candidates, LargestVariance
-from orchestrator.config import AcquisitionConfig
+from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Ended
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import SimulationLoop

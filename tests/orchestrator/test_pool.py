@@ -16,7 +16,7 @@ from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import processes_with, wait_until
 
-from orchestrator.config import ResourcesConfig
+from orchestrator.config_simulator import ResourcesConfig
 from orchestrator.pool import SimulationPool
 from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.ray_hosts import RayHosts, Reservation

@@ -14,7 +14,8 @@ from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import wait_until
 
-from orchestrator.config import LearnerConfig, ResourcesConfig
+from orchestrator.config_learner import LearnerConfig
+from orchestrator.config_simulator import ResourcesConfig
 from orchestrator.executor import Blame, Ended, Lost
 from orchestrator.host import Pulse
 from orchestrator.nowhere import FailedStarts

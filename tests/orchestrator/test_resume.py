@@ -18,7 +18,7 @@ from campaigns import QUICK, write_campaign
 from waiting import PATIENCE, processes_with, wait_until
 
 from orchestrator import Campaign
-from orchestrator.config import LearnerConfig
+from orchestrator.config_learner import LearnerConfig
 from orchestrator.journal import ProposalJournal
 from orchestrator.learner_parts import LearnerParts
 from orchestrator.loop import SimulationLoop

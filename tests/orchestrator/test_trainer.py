@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from orchestrator.config import LearnerConfig
+from orchestrator.config_learner import LearnerConfig
 from orchestrator.trainer import Trainer
 
 
