@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal, constraints
 
 from simulators.prior import Marginal, ProductPrior
 
@@ -80,3 +81,32 @@ class Autoregression:
         mean = torch.stack([(weight * value).sum() for value in (phi, log_sigma)])
         square_mean = torch.stack([(weight * value.square()).sum() for value in (phi, log_sigma)])
         return mean, (square_mean - mean.square()).sqrt()
+
+
+class Triangle(Distribution):
+    """Uniform where `0 < theta_1 < theta_2 < 1`; strict, it tells its support and raises outside."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        super().__init__(event_shape=torch.Size([2]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return _Ascending() if self.strict else constraints.real_vector
+
+    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:
+        return torch.rand(*shape, 2).sort(dim=-1).values
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = _Ascending().check(theta)
+        if self.strict and not inside.all():
+            raise ValueError("Expected value argument to be within the support")
+        return torch.where(inside, math.log(2.0), -math.inf)
+
+
+class _Ascending(constraints.Constraint):
+    event_dim = 1
+    lower_bound, upper_bound = 0.0, 1.0
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > 0).all(dim=-1) & (value[..., 0] < value[..., 1]) & (value < 1).all(dim=-1)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from problems import Triangle
 
 from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
@@ -111,23 +110,6 @@ def test_where_simulations_fail_fast_no_more_of_them_are_made() -> None:
         assert float(density.log_prob(GRID).exp().sum() * STEP) == pytest.approx(1, abs=0.02)
         p = density.log_prob(GRID).exp()
         assert float((p * GRID[:, 0]).sum() * STEP) == pytest.approx(float(u.mean()), abs=0.04)
-
-
-class Triangle(torch.distributions.Distribution):
-    """Uniform where `0 < a < b < 1`: no box."""
-
-    arg_constraints: ClassVar = {}
-    support = torch.distributions.constraints.real_vector
-
-    def __init__(self) -> None:
-        super().__init__(event_shape=torch.Size([2]), validate_args=False)
-
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return torch.rand(*sample_shape, 2).sort(dim=-1).values
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        inside = (value > 0).all(dim=-1) & (value < 1).all(dim=-1) & (value[..., 0] < value[..., 1])
-        return torch.where(inside, math.log(2.0), -math.inf)
 
 
 def test_nothing_is_proposed_outside_a_support_that_is_no_box() -> None:

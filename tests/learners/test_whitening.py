@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import pytest
 import torch
 import torch.distributions as D
+from problems import Triangle
 from scipy import stats
 from torch import Tensor
 
@@ -257,71 +257,16 @@ def test_a_support_in_parts_is_a_box_and_rows_are_all_that_a_prior_must_take() -
     assert whitening.log_prior_ratio(torch.randn(50, 4, 2)).shape == (50, 4)
 
 
-class InDisk(D.constraints.Constraint):
-    event_dim = 1
-
-    def check(self, value: torch.Tensor) -> torch.Tensor:
-        inside: torch.Tensor = value.square().sum(dim=-1) <= 1
-        return inside
-
-
-class Disk(D.Distribution):
-    """Uniform on the unit disk; asked for more, it raises, as torch's own distributions do."""
-
-    arg_constraints: ClassVar = {}
-    support = InDisk()
-
-    def __init__(self) -> None:
-        super().__init__(event_shape=torch.Size([2]), validate_args=True)
-
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:
-        radius, angle = torch.rand(sample_shape).sqrt(), 2 * math.pi * torch.rand(sample_shape)
-        return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        self._validate_sample(value)
-        return torch.full(value.shape[:-1], -math.log(math.pi))
-
-
 def test_outside_a_support_that_is_no_box_there_is_no_prior_even_if_it_raises_there() -> None:
-    whitening = whiten(Disk())
-    theta = torch.tensor([[0.1, 0.2], [0.9, 0.9], [-0.5, 0.5]])
-    assert whitening.log_prior(theta).exp().tolist() == pytest.approx([1 / math.pi, 0.0, 1 / math.pi], rel=1e-5)
+    whitening = whiten(Triangle(strict=True))
+    theta = torch.tensor([[0.1, 0.2], [0.9, 0.3], [0.5, 0.6]])
+    assert whitening.log_prior(theta).exp().tolist() == pytest.approx([2.0, 0.0, 2.0], rel=1e-5)
     assert whitening.log_prior(theta[1:2]).isneginf().all()
-
-
-class _Triangle(D.Distribution):
-    """Uniform where `0 < theta_1 < theta_2 < 1`, strict or not about what it is asked."""
-
-    def __init__(self, strict: bool = False) -> None:
-        self.strict = strict
-        super().__init__(event_shape=torch.Size([2]), validate_args=False)
-
-    @property
-    def support(self) -> D.constraints.Constraint:
-        return _Ascending() if self.strict else D.constraints.independent(D.constraints.interval(0.0, 1.0), 1)
-
-    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:
-        return torch.rand(*shape, 2).sort(dim=-1).values
-
-    def log_prob(self, theta: Tensor) -> Tensor:
-        inside = _Ascending().check(theta)
-        if self.strict and not inside.all():
-            raise ValueError("Expected value argument to be within the support")
-        return torch.where(inside, math.log(2.0), -math.inf)
-
-
-class _Ascending(D.constraints.Constraint):
-    event_dim = 1
-    lower_bound, upper_bound = 0.0, 1.0
-
-    def check(self, value: Tensor) -> Tensor:
-        return (value > 0).all(dim=-1) & (value[..., 0] < value[..., 1]) & (value < 1).all(dim=-1)
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_support_may_be_less_than_its_box(strict: bool) -> None:
-    prior = _Triangle(strict)
+    prior = Triangle(strict)
     whitening = whiten(prior)
     theta = torch.tensor([[[0.2, 0.7], [0.7, 0.2]], [[-0.1, 0.5], [0.1, math.nan]]], dtype=torch.float64)
     assert whitening.in_support(theta).tolist() == [[True, False], [False, False]]
