@@ -61,6 +61,7 @@ class DrawingPosterior:
         flow = "network.flow.transform.transforms."
         self._regression = _Regression(_part(arrays, f"{flow}0."))
         count = network["options"]["transforms"]
+        self._trunk = _layers(_part(arrays, "network.flow."), "trunk.")
         self._transforms = [_Transform(_part(arrays, f"{flow}{i}.")) for i in range(1, count + 1)]
         self._threads = ThreadpoolController()
 
@@ -131,7 +132,18 @@ class DrawingPosterior:
         t = np.float32(2 * (math.log(beta) - low) / (high - low) - 1 if high > low else 0.0)
         of_beta = np.broadcast_to(np.array([t, t * t], dtype=np.float32), (len(told), 2))
         gate = np.float32(-math.expm1(-GATE * math.exp((float(t) + 1) / 2 * (high - low))))
-        return np.concatenate([told, of_beta], axis=-1), gate
+        context = np.concatenate([told, of_beta], axis=-1)
+        return self._shared(context), gate
+
+    def _shared(self, context: np.ndarray) -> np.ndarray:
+        """`Trunked`: what all transforms are told, of contexts `(b, k)`."""
+        if not self._trunk:
+            return context
+        told = context
+        with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
+            for weight, bias in self._trunk:
+                told = silu(told @ weight.T + bias)
+        return np.concatenate([told, context], axis=-1)
 
 
 class _Guide:

@@ -6,14 +6,15 @@ Every transform maps data to noise, `z = f(v | c)`, with the density
 
 from __future__ import annotations
 
-__all__ = ["LocationScale", "affine_flow", "gaussian_flow", "spline_flow"]
+__all__ = ["LocationScale", "Trunked", "affine_flow", "gaussian_flow", "spline_flow"]
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
-from zuko.distributions import DiagNormal
+from torch.nn.functional import silu
+from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.flows import Flow, UnconditionalDistribution
 from zuko.lazy import LazyTransform
 from zuko.nn import MLP
@@ -149,18 +150,41 @@ def spline_flow(
     full: bool = False,
     tailed: bool = False,
     constant: bool = False,
+    trunk: Sequence[int] = (),
 ) -> Flow:
     """A neural spline flow (Durkan et al. 2019, arXiv 1906.04032) on regression residuals.
 
     `full` gives the regression a full covariance, `tailed` the splines affine tails; with `constant` the splines are
-    the same for every context.
+    the same for every context. `trunk` are the widths of layers that all transforms share, see `Trunked`.
     """
+    bare, context = context, context + (trunk[-1] if trunk else 0)
     spline, total = (TailedSpline, 3 * bins + 1) if tailed else (RationalQuadraticSpline, 3 * bins - 1)
     inverse = None if tailed else invert_spline
     blocks = _autoregressive(features, 1 if constant else context, hidden, transforms, gate, spline, total, inverse)
     if constant:
         blocks = [_Constant(block) for block in blocks]
-    return _flow(features, [LocationScale(features, context, hidden, gate, full), *blocks])
+    flow = _flow(features, [LocationScale(features, context, hidden, gate, full), *blocks])
+    return Trunked(flow, bare, trunk) if trunk else flow
+
+
+class Trunked(Flow):
+    """A flow whose transforms are told, before the context itself, what layers that they share make of it.
+
+    How the answer depends on x is mostly the same question for all of them, and layers of their own are only two.
+
+    Arguments:
+        flow: The flow for contexts of dimension `context + trunk[-1]`; becomes part of this one.
+        context: Dimension of the context.
+        trunk: Widths of the shared layers.
+    """
+
+    def __init__(self, flow: Flow, context: int, trunk: Sequence[int]) -> None:
+        super().__init__(flow.transform, flow.base)
+        self.trunk = MLP(context, trunk[-1], trunk[:-1], activation=nn.SiLU)
+
+    def forward(self, c: Tensor | None = None) -> NormalizingFlow:
+        assert c is not None, "the trunk is told something"
+        return super().forward(torch.cat([silu(self.trunk(c)), c], dim=-1))
 
 
 class _Constant(LazyTransform):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zuko.distributions import NormalizingFlow
 
 from .constants import GATE
-from .flows import spline_flow
+from .flows import Trunked, spline_flow
 from .guide import Guide
 from .surroundings import as_usual
 
@@ -33,11 +33,13 @@ class NetworkOptions:
         hidden: Widths of the hidden layers.
         transforms: Autoregressive spline transforms.
         bins: Bins of each spline.
+        trunk: Widths of the layers before the transforms, which share them, of a network without a guide.
     """
 
     hidden: tuple[int, ...] = (128, 128)
     transforms: int = 3
     bins: int = 8
+    trunk: tuple[int, ...] = (128, 128, 128)
 
 
 class PosteriorNetwork(nn.Module):
@@ -63,7 +65,10 @@ class PosteriorNetwork(nn.Module):
         self.dim_u, self.dim_z, self.beta_range, self.options = dim_u, dim_z, beta_range, options
         self._gated: tuple[weakref.ref[Tensor], Tensor] | None = None
         context = dim_z + 2 + (0 if guide is None else guide.dim)
-        self.flow = spline_flow(dim_u, context, options.hidden, options.transforms, options.bins, gate=self._gate)
+        sizes = options.hidden, options.transforms, options.bins
+        # Hints leave little of the question that the trunk is for.
+        trunk = options.trunk if guide is None else ()
+        self.flow = spline_flow(dim_u, context, *sizes, gate=self._gate, trunk=trunk)
         self.guide = guide
 
     def forward(self, z: Tensor, beta: Tensor) -> NormalizingFlow:
@@ -83,6 +88,11 @@ class PosteriorNetwork(nn.Module):
         low, high = (math.log(b) for b in self.beta_range)
         t = (2 * (beta.log() - low) / (high - low) - 1).to(told.dtype) if high > low else torch.zeros_like(beta)
         return torch.cat([told, torch.stack([t, t.square()], dim=-1)], dim=-1)
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether layers before the transforms are shared by them."""
+        return isinstance(self.flow, Trunked)
 
     def _gate(self, context: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -105,11 +115,14 @@ class PosteriorNetwork(nn.Module):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form of the architecture, read back by `from_dict`; the weights are saved apart."""
+        options = asdict(self.options)
+        if not self.has_trunk:
+            del options["trunk"]
         return {
             "dim_u": self.dim_u,
             "dim_z": self.dim_z,
             "beta_range": list(self.beta_range),
-            "options": asdict(self.options),
+            "options": options,
             **({} if self.guide is None else {"guide": self.guide.as_dict()}),
         }
 
@@ -118,7 +131,8 @@ class PosteriorNetwork(nn.Module):
     def from_dict(cls, spec: dict[str, Any]) -> PosteriorNetwork:
         options = dict(spec["options"])
         low, high = spec["beta_range"]
-        options["hidden"] = tuple(options["hidden"])
+        # Formats before 5 had no trunk.
+        options = options | {key: tuple(options.get(key, ())) for key in ("hidden", "trunk")}
         sizes = spec["dim_u"], spec["dim_z"]
         guide = Guide.from_dict(*sizes, spec["guide"]) if "guide" in spec else None
         if guide is not None:

@@ -32,8 +32,8 @@ from .whitening import whitening_from_dict
 if TYPE_CHECKING:
     from torch import nn
 
-#: What readers of formats 2 and 3 understand too: all without an embedding, all without a guide.
-_WITHOUT_EMBEDDING, _WITHOUT_GUIDE = 2, 3
+#: What readers of formats 2 to 4 understand too: all without an embedding, all without a guide, all without a trunk.
+_WITHOUT_EMBEDDING, _WITHOUT_GUIDE, _WITHOUT_TRUNK = 2, 3, 4
 
 
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
@@ -102,8 +102,10 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
 
 def _format(posterior: TemperedPosterior) -> int:
     """The lowest that says all: older versions read what they can."""
-    if posterior.network.guide is not None:
+    if posterior.network.has_trunk:
         return FORMAT_VERSION
+    if posterior.network.guide is not None:
+        return _WITHOUT_TRUNK
     return _WITHOUT_EMBEDDING if posterior.embedding is None else _WITHOUT_GUIDE
 
 

@@ -38,7 +38,7 @@ def small() -> LearnerOptions:
         surrogate=SurrogateOptions(members=("gaussian",), hidden=(32,), training=train(30, 128), update=train(5, 128)),
         tempering=TemperingOptions(particles=64, moves=6),
         bank=128,
-        network=NetworkOptions(hidden=(64,), transforms=1),
+        network=NetworkOptions(hidden=(64,), transforms=1, trunk=(64,)),
         guide=GuideOptions(hidden=(32, 32), guess=(32,), scales=(16,)),
         distillation=DistillationOptions(pairs=40_000, epochs=8),
     )
@@ -60,7 +60,7 @@ def tiny() -> LearnerOptions:
         tempering=TemperingOptions(particles=16, moves=2),
         focus=TemperingOptions(particles=16, moves=2),
         bank=16,
-        network=NetworkOptions(hidden=(8,), transforms=1, bins=4),
+        network=NetworkOptions(hidden=(8,), transforms=1, bins=4, trunk=(8,)),
         guide=GuideOptions(hidden=(8,), guess=(8,), scales=(8,)),
         distillation=DistillationOptions(pairs=1000, epochs=1, batch_size=256),
         distillation_update=DistillationOptions(pairs=500, epochs=1, batch_size=256),
@@ -92,7 +92,7 @@ def exact_posterior() -> Callable[[float, float], TemperedPosterior]:
     """
 
     def build(sigma: float, factor: float = 1.0) -> TemperedPosterior:
-        network = PosteriorNetwork(2, 2, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4))
+        network = PosteriorNetwork(2, 2, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4, trunk=(8,)))
         gain = 1 / (1 + sigma**2)
         with torch.no_grad():
             for parameter in network.parameters():

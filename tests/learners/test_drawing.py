@@ -42,7 +42,9 @@ PRIORS = {
 }
 
 
-def posterior(prior: D.Distribution, beta_range: tuple[float, float] = (0.1, 2.0)) -> TemperedPosterior:
+def posterior(
+    prior: D.Distribution, beta_range: tuple[float, float] = (0.1, 2.0), trunk: tuple[int, ...] = (16, 8)
+) -> TemperedPosterior:
     """Its network is random, and not small; x has counts, positive numbers over orders of magnitude, and others."""
     torch.manual_seed(0)
     x = torch.stack(
@@ -50,7 +52,7 @@ def posterior(prior: D.Distribution, beta_range: tuple[float, float] = (0.1, 2.0
     ).double()
     whitening, scaling = whiten(prior), DataScaling.fit(x)
     assert scaling.logarithmic.any() and scaling.root.any()
-    network = PosteriorNetwork(whitening.dim, 4, beta_range, NetworkOptions(hidden=(16, 16), transforms=3))
+    network = PosteriorNetwork(whitening.dim, 4, beta_range, NetworkOptions((16, 16), transforms=3, trunk=trunk))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -86,7 +88,7 @@ def test_a_single_temperature(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded(whole, tmp_path).sample_batched(100, X, 1.0, 1), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 4, 5])
 def test_old_saves(version: int) -> None:
     folder = Path(__file__).with_name("saved") / f"format_{version}"
     whole, drawing = TemperedPosterior.load(folder), DrawingPosterior.load(folder)

@@ -85,16 +85,21 @@ def test_it_finds_the_parameters_of_a_curved_simulator() -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(("guide", "embedding", "version"), [(False, None, 2), (False, "mlp", 3), (True, None, 4)])
-def test_older_versions_read_what_has_no_guide(
+@pytest.mark.parametrize(
+    ("guide", "embedding", "trunk", "version"),
+    [(False, None, False, 2), (False, "mlp", False, 3), (True, None, True, 4), (False, None, True, 5)],
+)
+def test_older_versions_read_what_they_know(
     guide: bool,
     embedding: str | None,
+    trunk: bool,
     version: int,
     linear_gaussian: LinearGaussian,
     tiny: LearnerOptions,
     tmp_path: Path,
 ) -> None:
     options = tiny if guide else replace(tiny, guide=None)
+    options = options if trunk else replace(options, network=replace(options.network, trunk=()))
     posterior = TemperedPosterior.fit(
         *linear_gaussian.draw(300, seed=1), linear_gaussian.prior, (0.2, 2.0), options, embedding=embedding
     )

@@ -12,7 +12,7 @@ from learners.whitening import log_normal
 
 def network(beta_range: tuple[float, float] = (0.1, 2.0), dim: int = 2) -> PosteriorNetwork:
     torch.manual_seed(0)
-    net = PosteriorNetwork(dim, 3, beta_range, NetworkOptions(hidden=(16,), transforms=2, bins=4))
+    net = PosteriorNetwork(dim, 3, beta_range, NetworkOptions(hidden=(16,), transforms=2, bins=4, trunk=(8, 16)))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
