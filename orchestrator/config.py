@@ -26,7 +26,7 @@ from simulators.prior import Marginal
 from .config_learner import AcquisitionConfig, LearnerConfig
 from .config_simulator import Section, SimulatorConfig
 from .location import check_location
-from .tracking_uri import without_secret
+from .tracking_uri import check_uri, without_secret
 
 
 class ObservationConfig(Section):
@@ -104,6 +104,11 @@ class TrackingConfig(Section):
     """Experiment in which the run appears."""
     model: str | None = None
     """Name in the model registry; by default the campaign's name."""
+
+    @field_validator("uri")
+    @classmethod
+    def _usable_uri(cls, value: str | None) -> str | None:
+        return None if value is None else check_uri(value)
 
     @field_serializer("uri")
     def _no_secret(self, uri: str | None) -> str | None:

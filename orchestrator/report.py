@@ -21,7 +21,6 @@ import base64
 import contextlib
 import math
 import os
-import re
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from .figures import sbc_ranks
 from .recommendation import LEVEL, Recommendation
 from .rendering import Renderer
 from .spending import KindCost, Timeline
+from .tracking_uri import without_secret
 
 Section = Literal["spent", "temperature", "answer", "calibration", "simulations"]
 
@@ -264,7 +264,7 @@ def write_report(data: ReportData, path: Path, renderer: Renderer | None = None)
         betas=sorted(data.posterior),
         main_beta=min(data.posterior, key=lambda beta: abs(math.log(beta)), default=None),
         level=LEVEL,
-        tracking_uri=_without_credentials(data.mlflow.tracking_uri) if data.mlflow else "",
+        tracking_uri=without_secret(data.mlflow.tracking_uri) if data.mlflow else "",
     )
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -336,8 +336,3 @@ def _duration(seconds: float) -> str:
 def _sentence(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
-
-
-def _without_credentials(uri: str) -> str:
-    """`https://user:secret@host` becomes `https://host`."""
-    return re.sub(r"//[^/@]*@", "//", uri)

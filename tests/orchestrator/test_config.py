@@ -103,6 +103,10 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             "`budget.until` asks how far the members .* only `gaussian`",
         ),
         ({**BASE, "reference": {"a": {"mean": 0, "std": 1, "sd": 1}}}, r"reference\.a\.sd: unknown key"),
+        (
+            {**BASE, "tracking": {"uri": "https://me:pass/word@host"}},
+            r"tracking\.uri: expected a server's address .*; write %2F for /",
+        ),
         ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),

@@ -218,6 +218,9 @@ def test_credentials_are_left_out(data: ReportData, tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     assert "secret" not in text
     assert "https://mlflow.example.org/x" in text
+    database = MlflowRun("postgresql://db/mlflow?user=me&password=secret", "abc123")
+    write_report(dataclasses.replace(data, mlflow=database), tmp_path / "report.html")
+    assert "secret" not in (tmp_path / "report.html").read_text()
 
 
 def test_an_amortized_campaign_without_anything(data: ReportData, tmp_path: Path) -> None:

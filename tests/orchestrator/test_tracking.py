@@ -29,8 +29,8 @@ from orchestrator.delivery import Delivery, Unavailable
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_journal import Journal, read_progress, records_after
 from orchestrator.tracking_records import Metrics
-from orchestrator.tracking_uri import redacted, without_secret
-from simulators.errors import TrackingError
+from orchestrator.tracking_uri import default_uri, redacted, without_secret
+from simulators.errors import ConfigError, TrackingError
 
 SECRET = "correct horse"
 
@@ -567,6 +567,13 @@ def test_mlflows_own_accounts(tmp_path: Path) -> None:
         ("postgresql://me:pass@db/mlflow", "postgresql://me@db/mlflow"),
         ("postgresql://me@db/mlflow?password=pass&sslmode=require", "postgresql://me@db/mlflow?sslmode=require"),
         ("databricks", "databricks"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("postgresql://me:pa/ss@db/mlflow", "postgresql://me@db/mlflow"),
+        ("postgresql://me:pa#ss@db/mlflow", "postgresql://me@db/mlflow"),
+        ("mysql+pymysql://me:pa?ss@db/mlflow", "mysql+pymysql://me@db/mlflow"),
+        ("postgresql://me:p@ss@db/mlflow?target=a@b", "postgresql://me@db/mlflow?target=a@b"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BUID%3Dme%3BPWD%3Dpass&x=1", "mssql+pyodbc:///?x=1"),
+        ("https://me:pa/ss@example.org", "https://example.org"),
     ],
 )
 def test_addresses_without_secrets(uri: str, expected: str) -> None:
@@ -580,6 +587,8 @@ def test_addresses_without_secrets(uri: str, expected: str) -> None:
         ("https://me:open%20sesame@example.org/mlflow", "open sesame"),
         ("https://sesame@example.org", "sesame"),
         ("postgresql://me@db/mlflow?password=sesame", "sesame"),
+        ("postgresql://me:open/sesame@db/mlflow", "open/sesame"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BUID%3Dme%3BPWD%3Dsesame", "sesame"),
     ],
 )
 def test_messages_without_secrets(uri: str, secret: str) -> None:
@@ -587,6 +596,17 @@ def test_messages_without_secrets(uri: str, secret: str) -> None:
     assert "sesame" not in message
     assert without_secret(uri) in message
     assert "is wrong" in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["https://me:open/sesame@host", "https://me:1#sesame@host", "https://sesame?x@host", "https://", "http://a:b"],
+)
+def test_an_address_whose_host_cannot_be_told_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI: expected .* write %2F for /") as refused:
+        default_uri()
+    assert "sesame" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("server")
