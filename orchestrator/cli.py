@@ -227,11 +227,17 @@ def explore(
 
 
 @app.command(epilog="Example: temperflow sync runs/hudson_bay")
-def sync(directory: RunDir) -> None:
+def sync(
+    directory: RunDir,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="Tracking server or store; needed where only DIR names a server, and you trust it."),
+    ] = None,
+) -> None:
     """Deliver to MLflow what is still on disk because the server was out."""
     from .sync import deliver
 
-    delivered, link = deliver(directory)
+    delivered, link = deliver(directory, uri)
     console.print(f"{delivered} records delivered to {link['uri']}, run {link['run_id']}", soft_wrap=True)
 
 

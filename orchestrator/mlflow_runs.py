@@ -6,6 +6,7 @@ __all__ = ["MlflowRuns"]
 
 import getpass
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from . import tracking_records as records
 from .tracking_journal import Progress
 from .tracking_records import CAMPAIGN, Record
+
+logger = logging.getLogger(__name__)
 
 #: Tells our runs from all others, and from each other.
 _KEY_TAG = "temperflow.key"
@@ -167,18 +170,32 @@ class MlflowRuns:
             case records.Text():
                 self._client.log_text(run_id, record.text, record.name)
             case records.Artifact():
-                if (path := self._directory / record.path).is_file():
+                path = self._inside(record.path)
+                if path is not None and path.is_file():
                     self._client.log_artifact(run_id, str(path), record.folder)
             case records.Dataset():
                 self._log_dataset(record, run_id)
             case records.Figures():
                 self._log_figures(record, run_id)
             case records.Model():
-                from .registry import register
+                if self._inside(record.directory) is not None:
+                    from .registry import register
 
-                register(self._client, self._directory, run_id, record)
+                    register(self._client, self._directory, run_id, record)
             case _:
                 raise AssertionError(record)
+
+    def _inside(self, name: str) -> Path | None:
+        """What a record names, None if it lies outside: the run directory may be somebody else's.
+
+        Nothing in it may lie outside either, as behind a link.
+        """
+        root, path = self._directory.resolve(), self._directory / name
+        every = (path, *path.rglob("*")) if path.is_dir() else (path,)
+        if all(each.resolve().is_relative_to(root) for each in every):
+            return path
+        logger.warning("%s is not sent to MLflow: it lies outside the run directory, or links to what does", name)
+        return None
 
     def _log_dataset(self, record: records.Dataset, run_id: str) -> None:
         source = resolve_dataset_source(record.uri)
@@ -194,6 +211,8 @@ class MlflowRuns:
         from .live_figures import drawn
 
         for name, path in drawn(self._directory / "tracking", record.step).items():
+            if self._inside(str(path.relative_to(self._directory))) is None:
+                continue
             # The names that MLflow gives to images say key and time.
             there = [Path(entry.path).name for entry in self._client.list_artifacts(run_id, "images")]
             if not any(entry.startswith(name) and str(record.time) in entry for entry in there):

@@ -23,6 +23,7 @@ from . import tracking_records as records
 from .courier_process import CourierProcess
 from .tracking_journal import Journal, read_progress, records_after
 from .tracking_records import CAMPAIGN, Record, RunStatus
+from .tracking_trust import sync_command
 from .tracking_uri import without_secret
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class TrackedRun:
             self._write(records.Metrics(run=self._key, step=step, time=_milliseconds(at), values=finite))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Logs a file, in a folder of the run's artifacts."""
+        """Logs a file of the run directory, in a folder of the run's artifacts."""
         self._write(records.Artifact(run=self._key, path=self._tracker.relative(path), folder=folder))
 
     def text(self, text: str, name: str) -> None:
@@ -144,7 +145,7 @@ class Tracker(TrackedRun):
         self.write(records.Figures(step=step, time=_milliseconds()))
 
     def model(self, directory: Path, name: str) -> None:
-        """Registers the posterior saved in `directory` under a name."""
+        """Registers the posterior saved in `directory`, a folder of the run directory, under a name."""
         self.write(records.Model(directory=self.relative(directory), digest=saved_digest(directory), name=name))
 
     def write(self, record: Record) -> None:
@@ -153,9 +154,10 @@ class Tracker(TrackedRun):
             self._journal.append(record)
 
     def relative(self, path: Path) -> str:
-        """A path as the journal has it, so that a run directory can be moved."""
-        path = path.resolve()
-        return str(path.relative_to(self._directory) if path.is_relative_to(self._directory) else path)
+        """A path as the journal has it, so that a run directory can be moved; what lies outside is never delivered."""
+        path, directory = path.absolute(), self._directory.absolute()
+        assert path.is_relative_to(directory), f"{path} is outside {directory}"
+        return str(path.relative_to(directory))
 
     def close(self, status: RunStatus, patience: float) -> None:
         """Ends the run, and waits at most `patience` seconds for the delivery. What is left remains on disk."""
@@ -168,11 +170,11 @@ class Tracker(TrackedRun):
         left = sum(1 for _ in records_after(self._folder, read_progress(self._folder, self._server).offset))
         if left:
             logger.warning(
-                "%d records for MLflow at %s are kept in %s; `temperflow sync %s` delivers them",
+                "%d records for MLflow at %s are kept in %s; `%s` delivers them",
                 left,
                 self._server,
                 self._folder,
-                self._directory,
+                sync_command(self._directory, self._server),
             )
 
     def _begin(self, key: str, name: str, kind: str) -> None:

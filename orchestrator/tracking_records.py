@@ -83,7 +83,7 @@ class Artifact(_Record):
 
     kind: Literal["artifact"] = "artifact"
     path: str
-    """Its path, relative to the run directory where it lies inside."""
+    """Its path, relative to the run directory. What lies outside is not delivered."""
     folder: str | None
     """Folder of the run's artifacts."""
 

@@ -7,6 +7,7 @@ import http.server
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ from orchestrator.courier import locked, pause
 from orchestrator.delivery import Delivery, Unavailable
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_journal import Journal, read_progress, records_after
-from orchestrator.tracking_records import Metrics
+from orchestrator.tracking_records import Artifact, Metrics, Model
+from orchestrator.tracking_trust import sync_command, trusted
 from orchestrator.tracking_uri import default_uri, redacted, without_secret
 from simulators.errors import ConfigError, TrackingError
 
@@ -242,6 +244,129 @@ def test_while_the_server_is_out_records_are_kept_and_sync_delivers_them(
     code, text = temperflow("sync", run)
     assert code == 0
     assert "0 records" in text
+
+
+def recorded(folder: Path, uri: str) -> Path:
+    """A run directory with two records for that address."""
+    told = untended(folder, uri)
+    told.metrics({"value": 1.0}, 1)
+    told.end("FINISHED")
+    campaign = {"format": 1, "config": {"tracking": {"enabled": True, "uri": uri}}, "tracking": uri}
+    (folder / "campaign.json").write_text(json.dumps(campaign))
+    return folder
+
+
+def test_sync_takes_no_files_from_outside_the_run_directory(
+    tmp_path: Path, server: Child, caplog: pytest.LogCaptureFixture, temperflow: Callable[..., tuple[int, str]]
+) -> None:
+    run, secret = tmp_path / "strange", tmp_path / "key.txt"
+    secret.write_text(SECRET)
+    recorded(run, server.uri)
+    (run / "link.txt").symlink_to(secret)
+    (run / "own.txt").write_text("own")
+    (tmp_path / "posterior").mkdir()
+    (run / "models").mkdir()
+    (run / "models" / "posterior.json").symlink_to(secret)
+    journal = Journal(run / "tracking")
+    for path in (str(secret), "../key.txt", "link.txt", "own.txt"):
+        journal.append(Artifact(path=path, folder=None))
+    for folder in (str(tmp_path / "posterior"), "../posterior", "models"):
+        journal.append(Model(directory=folder, digest="", name="strange"))
+    journal.close()
+    code, text = temperflow("sync", run)
+    assert code == 0, text
+    client, run_id = mlflow.MlflowClient(server.uri), run_of(run, server).info.run_id
+    assert [entry.path for entry in client.list_artifacts(run_id)] == ["own.txt"]
+    assert not client.search_registered_models("name = 'strange'")
+    assert caplog.text.count("outside the run directory") == 6
+
+
+class Listener(http.server.ThreadingHTTPServer):
+    """Remembers what it was sent."""
+
+    def __init__(self) -> None:
+        heard = self.heard = list[str]()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                heard.append(self.headers.get("Authorization", ""))
+                self.send_error(500)
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Not into the test's output."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def test_sync_sends_credentials_only_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperflow: Callable[..., tuple[int, str]]
+) -> None:
+    strange = Listener()
+    run = recorded(tmp_path / "strange", strange.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
+    code, text = temperflow("sync", run)
+    assert code == 1
+    assert f"`temperflow sync {run} --uri {strange.uri}`" in text
+    assert not strange.heard
+    assert temperflow("sync", run, "--uri", strange.uri)[0] == 1  # It takes no records.
+    assert strange.heard[0] == f"Bearer {SECRET}"
+    strange.heard.clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", strange.uri + "/")
+    assert "does not take records" in temperflow("sync", run)[1]
+    assert strange.heard
+    strange.shutdown()
+    code, text = temperflow("sync", run, "--uri", "https://me:open/sesame@host")
+    assert code == 1
+    assert "--uri: expected a server's address" in text
+
+
+@pytest.mark.parametrize(
+    ("uri", "ask"),
+    [
+        ("https://mlflow.example.org", True),
+        ("postgresql://me@db/mlflow", True),
+        ("databricks", True),
+        ("databricks://profile", True),
+        ("http://localhost:5000", False),
+        ("http://[::1]:5000/base", False),
+        ("http://localhost.example.org", True),
+        ("sqlite:///{folder}/mlflow.db", False),
+        ("file://{folder}/mlruns", False),
+        ("{folder}/mlruns", False),
+        ("sqlite:///{folder}/run/mlflow.db", True),  # came with the run directory
+        ("file://{folder}/run/mlruns", True),
+        ("sqlite:////etc/hosts", True),  # somebody else's
+        ("sqlite:///file:{folder}/run/mlflow.db?uri=true", True),
+    ],
+)
+def test_which_address_of_a_run_directory_is_taken_without_asking(
+    uri: str, ask: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, run = uri.format(folder=tmp_path), tmp_path / "run"
+    for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if uri == "sqlite:////etc/hosts":
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert sync_command(run, uri) == f"temperflow sync {run}" + f" --uri {shlex.quote(uri)}" * ask
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert trusted(uri, run)
+
+
+def test_a_server_on_this_machine_gets_no_credentials_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert trusted("http://localhost:5000", tmp_path / "run")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
+    assert not trusted("http://localhost:5000", tmp_path / "run")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").touch()
+    assert not trusted("http://localhost:5000", tmp_path / "run")
 
 
 CAMPAIGN = """
