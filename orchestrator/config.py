@@ -100,10 +100,10 @@ class TrackingConfig(Section):
     """Tracking server; by default `MLFLOW_TRACKING_URI`, else a sqlite store in the current folder. A password in it is
     never written down. Better give `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or
     `MLFLOW_TRACKING_TOKEN`, in the environment."""
-    experiment: str = "temperflow"
+    experiment: str = Field("temperflow", min_length=1)
     """Experiment in which the run appears."""
-    model: str | None = None
-    """Name in the model registry; by default the campaign's name."""
+    model: str | None = Field(None, pattern=r"^\w[\w. -]*$")
+    """Name in the model registry, of letters, digits, `_`, `.`, `-` and spaces; by default the campaign's name."""
 
     @field_validator("uri")
     @classmethod

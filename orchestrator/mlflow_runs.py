@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from . import tracking_records as records
 from .tracking_journal import Progress
+from .tracking_names import as_part
 from .tracking_records import CAMPAIGN, Record
 
 logger = logging.getLogger(__name__)
@@ -225,7 +226,7 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     folder = Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve().parent
-    return (folder / "mlartifacts" / experiment).as_uri()
+    return (folder / "mlartifacts" / as_part(experiment)).as_uri()
 
 
 def _user() -> str:

@@ -133,8 +133,8 @@ def _registered(client: MlflowClient, model: LoggedModel, run_id: str, name: str
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"models:/{model.model_id}"
-    for known in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
-        if known.source == source:
+    for known in client.search_model_versions(f"run_id = '{run_id}'"):
+        if (known.name, known.source) == (name, source):
             return known
     return client.create_model_version(name, source, run_id, {"temperflow": "posterior"}, model_id=model.model_id)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .checking import CheckResult
 from .tracking import TrackedRun, Tracker
+from .tracking_names import as_part
 
 
 def calibration_error(ranks: Sequence[Sequence[float]]) -> float:
@@ -43,7 +44,8 @@ def track_checks(
     for check in checks:
         summary[f"sbc_min_p/{check.kind}"] = min(check.p_values)
         summary[f"calibration_error/{check.kind}"] = calibration_error(check.ranks)
-        run.metrics({f"sbc_p/{check.kind}/{n}": p for n, p in zip(names, check.p_values, strict=True)}, step)
+        p_values = {as_part(name): p for name, p in zip(names, check.p_values, strict=True)}
+        run.metrics({f"sbc_p/{check.kind}/{name}": p for name, p in p_values.items()}, step)
         run.metrics({f"effective_draws/{check.kind}": check.effective_draws}, step)
         run.tags({f"population.{check.kind}": check.population, f"verdict.{check.kind}": check.verdict})
     tracker.metrics(summary, step)

@@ -10,7 +10,6 @@ __all__ = ["TrackedRun", "Tracker"]
 import contextlib
 import logging
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -22,6 +21,7 @@ from learners.saving import saved_digest
 from . import tracking_records as records
 from .courier_process import CourierProcess
 from .tracking_journal import Journal, read_progress, records_after
+from .tracking_names import as_name, as_part
 from .tracking_records import CAMPAIGN, Record, RunStatus
 from .tracking_trust import sync_command
 from .tracking_uri import without_secret
@@ -29,8 +29,7 @@ from .tracking_uri import without_secret
 logger = logging.getLogger(__name__)
 
 #: What MLflow's database has room for.
-_MAX_NAME, _MAX_PARAM, _MAX_TAG, _MAX_AT_ONCE = 250, 6000, 5000, 90
-_NO_NAME = re.compile(r"[^\w\-. /:]")
+_MAX_PARAM, _MAX_TAG, _MAX_AT_ONCE = 6000, 5000, 90
 
 
 class TrackedRun:
@@ -62,7 +61,7 @@ class TrackedRun:
             step: Number of simulations so far.
             at: When, in seconds since 1970; now if None.
         """
-        finite = {_name(name): float(value) for name, value in values.items() if math.isfinite(value)}
+        finite = {as_name(name): float(value) for name, value in values.items() if math.isfinite(value)}
         if finite:
             self._write(records.Metrics(run=self._key, step=step, time=_milliseconds(at), values=finite))
 
@@ -186,13 +185,9 @@ def _milliseconds(at: float | None = None) -> int:
     return int(1000 * (time.time() if at is None else at))
 
 
-def _name(name: str) -> str:
-    return _NO_NAME.sub("_", name)[:_MAX_NAME]
-
-
 def _parts(values: Mapping[str, Any], longest: int) -> Iterator[dict[str, str]]:
     """Names and values that MLflow takes, in portions that it takes at once."""
-    entries = ((_name(name), str(value)[:longest]) for name, value in values.items())
+    entries = ((as_name(name), str(value)[:longest]) for name, value in values.items())
     while part := dict(islice(entries, _MAX_AT_ONCE)):
         yield part
 
@@ -201,7 +196,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{as_part(str(key))}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{as_part(str(key))}"] = value
     return flat

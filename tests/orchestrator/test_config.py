@@ -107,6 +107,11 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
             {**BASE, "tracking": {"uri": "https://me:pass/word@host"}},
             r"tracking\.uri: expected a server's address .*; write %2F for /",
         ),
+        *(
+            ({**BASE, "tracking": {"model": name}}, rf"tracking\.model: .*pattern.*, got .*{name}")
+            for name in ("it's", "team/model", "a:b", "")
+        ),
+        ({**BASE, "tracking": {"experiment": ""}}, r"tracking\.experiment: .*at least 1 character"),
         ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
         ("- 1\n- 2", "must hold `key: value` lines"),

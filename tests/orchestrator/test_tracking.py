@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -25,10 +26,13 @@ from mlflow.entities import Run
 from mlflow_servers import Child, postgresql, tracking_server
 from waiting import processes_with, wait_until
 
+from orchestrator.checking import CheckResult
 from orchestrator.courier import locked, pause
 from orchestrator.delivery import Delivery, Unavailable
+from orchestrator.tracked_calibration import track_checks
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_journal import Journal, read_progress, records_after
+from orchestrator.tracking_names import as_name
 from orchestrator.tracking_records import Artifact, Metrics, Model
 from orchestrator.tracking_trust import sync_command, trusted
 from orchestrator.tracking_uri import default_uri, redacted, without_secret
@@ -116,7 +120,7 @@ def test_what_is_told_is_there(tmp_path: Path, server: Child) -> None:
     assert {"section.key": "1", "section.list": "[1, 2]", "p149": "149"}.items() <= found.data.params.items()
     assert found.data.params["long"] == "x" * 6000
     assert {"colour": "blue", "temperflow": "campaign", "simulations.rows": "300"}.items() <= found.data.tags.items()
-    assert set(found.data.metrics) == {"loss", "name_ with _signs_"}
+    assert set(found.data.metrics) == {"loss", as_name("name, with (signs)")}
     assert history(found, server, "loss") == [(20, 1.0), (10, 2.0)]  # by time
     client = mlflow.MlflowClient(server.uri)
     assert [entry.path for entry in client.list_artifacts(found.info.run_id, "figures")] == ["figures/figure.png"]
@@ -132,6 +136,42 @@ def test_what_is_told_is_there(tmp_path: Path, server: Child) -> None:
     }
     assert nested_runs["training"].data.params == {"rows": "10"}
     assert nested_runs["training"].data.metrics == {"surrogate_loss": 0.5}
+
+
+def test_parameters_of_any_name_are_told_apart(tmp_path: Path, server: Child) -> None:
+    run = tmp_path / "names"
+    told = untended(run, server.uri)
+    names = ["a+b", "a*b", "a_b", "rate/", "rate", "..", "x/y", "x" * 300, "x" * 301, "ö"]
+    told.params({"parameters": {name: {"loc": i} for i, name in enumerate(names)}})
+    ranks = [[0.5] * len(names)] * 3
+    check = CheckResult("prior", "the prior", ranks, [0.01 * i for i in range(len(names))], 3.0, True)
+    track_checks(told, told, [check], names, None, 1)
+    Delivery(run, server.uri).deliver()
+    data = run_of(run, server).data
+    p_values = {key: value for key, value in data.metrics.items() if key.startswith("sbc_p/prior/")}
+    assert sorted(p_values.values()) == check.p_values
+    assert all(key.count("/") == 2 for key in p_values)
+    assert p_values["sbc_p/prior/rate"] == check.p_values[4]
+    assert p_values["sbc_p/prior/ö"] == check.p_values[9]
+    assert sorted(data.params.values()) == [str(i) for i in range(len(names))]
+    assert {"parameters.rate.loc", "parameters.a_b.loc"} < set(data.params)
+
+
+@pytest.mark.parametrize("experiment", ["/etc/x", "../../x", "a/b", "plain name"])
+def test_files_of_an_experiment_lie_beside_its_store(experiment: str, tmp_path: Path) -> None:
+    folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder.mkdir()
+    told = Tracker(folder, uri, experiment, "run", enabled=False)
+    told._journal = Journal(folder / "tracking")
+    told._begin("campaign", "run", "campaign")
+    told.text("hello", "hello.txt")
+    Delivery(folder, uri).deliver()
+    found = mlflow.MlflowClient(uri).get_experiment_by_name(experiment)
+    assert found is not None
+    place = Path(unquote(urlsplit(str(found.artifact_location)).path))
+    assert place.parent == tmp_path / "mlartifacts"
+    assert [path.name for path in place.rglob("*.txt")] == ["hello.txt"]
+    assert experiment != "plain name" or place.name == experiment
 
 
 def test_files_of_the_users_folder_are_not_taken_for_pythons_own(
