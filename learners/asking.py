@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_beta", "check_count", "check_x", "noise", "pieces", "unlike"]
+__all__ = ["check_beta", "check_count", "check_x", "noise", "pieces", "row_column", "unlike"]
 
 import operator
 from collections.abc import Sequence
@@ -69,3 +69,11 @@ def pieces(count: int, rows: int) -> list[int]:
 def noise(seed: int | None) -> np.random.Generator:
     """What a seed's draws are made of, with torch or without."""
     return np.random.default_rng(None if seed is None else operator.index(seed) % 2**64)
+
+
+def row_column(names: Sequence[str]) -> str:
+    """Name of the column that says of which x a draw is: `row`, with `_` behind it where a parameter is called that."""
+    column = "row"
+    while column in names:
+        column += "_"
+    return column

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learners.asking import row_column
 from learners.drawing import DrawingPosterior
 from learners.posterior import TemperedPosterior
 from learners.saving import saved_digest
@@ -96,7 +97,8 @@ def _save(path: Path, folder: Path, posterior: TemperedPosterior, model_id: str,
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     inputs = Schema([ColSpec(DataType.double, f"x{i}") for i in range(posterior.dim_x)])
-    outputs = Schema([ColSpec(DataType.long, "row"), *(ColSpec(DataType.float, name) for name in posterior.names)])
+    row_name = row_column(posterior.names)
+    outputs = Schema([ColSpec(DataType.long, row_name), *(ColSpec(DataType.float, name) for name in posterior.names)])
     low, high = posterior.beta_range
     beta = min(max(1.0, low), high)
     params = ParamSchema(

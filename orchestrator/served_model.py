@@ -1,7 +1,8 @@
 """The posterior as an MLflow pyfunc model, logged *from code*: no pickle.
 
 MLflow copies this file and runs it to load the model; the numbers come from the posterior's own saved files. One input
-row is one observation; the answer has `num_samples` rows for each, and a column `row` that says for which.
+row is one observation; the answer has `num_samples` rows for each, and a column `row` that says for which (`row_`
+where a parameter is called `row`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from learners.asking import row_column
 from learners.drawing import DrawingPosterior
 from simulators.errors import TemperflowError
 
@@ -38,19 +40,23 @@ class PosteriorModel(PythonModel):
         self.posterior = DrawingPosterior.load(folder) or _WithTorch(folder)
         self._refiner: _WithTorch | None = None
         # Made once, of plain texts: pandas' own take longer to make than the draws of a feature.
-        self.columns = pd.Index(["row", *self.posterior.names], dtype=object)
+        self.columns = pd.Index([row_column(self.posterior.names), *self.posterior.names], dtype=object)
         if _SERVER in sys.modules:
             _settle()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Draws of `q(theta | x, beta)`, columns `row` and the parameters' names; MLflow fills in the defaults.
+        """Draws of `q(theta | x, beta)`, columns `row` and the parameters' names.
+
+        MLflow fills in what is left out of `params`; here it is for whoever calls the model without its wrapper.
 
         Raises:
             MlflowException: What cannot be used, with the reason; a server answers 400.
         """
-        options = params or {}
+        low, high = self.posterior.beta_range
+        usual = {"beta": min(max(1.0, low), high), "num_samples": 1000, "seed": 0, "refine": False}
+        options = {**usual, **(params or {})}
         count, seed, rows = int(options["num_samples"]), int(options["seed"]), len(model_input)
         if not 0 <= seed < 2**63:
             raise MlflowException.invalid_parameter_value(f"expected a seed from 0 to 2^63 - 1, got {seed}")
@@ -61,7 +67,7 @@ class PosteriorModel(PythonModel):
         try:
             x = model_input.to_numpy(dtype=np.float64)
             beta = float(options["beta"])
-            if options.get("refine", False):
+            if options["refine"]:
                 draws = self._with_torch(context).sample_batched(count, x, beta, seed, refine=True)
             else:
                 draws = self.posterior.sample_batched(count, x, beta, seed)
@@ -91,7 +97,7 @@ class _WithTorch:
         from learners.posterior import TemperedPosterior
 
         self._posterior = TemperedPosterior.load(folder)
-        self.names = self._posterior.names
+        self.names, self.beta_range = self._posterior.names, self._posterior.beta_range
 
     def sample_batched(self, count: int, x: np.ndarray, beta: float, seed: int, refine: bool = False) -> np.ndarray:
         return self._posterior.sample_batched((count,), x, beta, seed, refine=refine).numpy()

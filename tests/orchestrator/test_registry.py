@@ -226,6 +226,26 @@ def test_the_model_is_documented_and_has_no_pickle(client: mlflow.MlflowClient, 
     assert client.get_model_version("served", "2").run_id
 
 
+@pytest.mark.usefixtures("client")
+def test_without_its_wrapper_the_model_has_the_same_defaults() -> None:
+    model = mlflow.pyfunc.load_model("models:/served@champion")
+    x = pd.DataFrame([{"x0": 0.5, "x1": -0.3, "x2": 0.1}])
+    alone = model.unwrap_python_model().predict(None, x)
+    pd.testing.assert_frame_equal(alone, model.predict(x))
+    assert len(alone) == 1000
+
+
+@pytest.mark.usefixtures("client")
+def test_a_parameter_may_be_called_row(tmp_path: Path, server: Child) -> None:
+    deliver(campaign(tmp_path / "run"), server, "rows", posterior("fair", ("row", "row_")))
+    model = mlflow.pyfunc.load_model("models:/rows@champion")
+    assert model.metadata.signature.outputs.input_names() == ["row__", "row", "row_"]
+    x = pd.DataFrame({"x0": [0.5, 0.1], "x1": [-0.3, 0.1], "x2": [0.1, 0.2]})
+    draws = model.predict(x, params={"num_samples": 2})
+    assert list(draws.columns) == ["row__", "row", "row_"]
+    assert list(draws["row__"]) == [0, 0, 1, 1]
+
+
 CLEAN = """
 import importlib.util, sys
 assert importlib.util.find_spec("learners") is None, "not a clean environment"
