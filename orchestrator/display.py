@@ -29,7 +29,7 @@ class Progress:
         in_flight: Simulations under way.
         rate: Simulations a second, lately.
         training: What is being trained.
-        loss: Its latest held-out loss in nats.
+        loss: Its latest held-out loss in nats; NaN while nothing is trained.
         seconds_left: Estimate for the simulations, None if unknown.
     """
 

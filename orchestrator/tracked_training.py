@@ -32,7 +32,7 @@ class TrackedTraining:
             training: Number of the training under way, None if there is none.
             final: Whether it is the last one of the campaign.
             rows: Simulations that may be trained on.
-            progress: What is being trained, and its latest held-out loss in nats.
+            progress: What is being trained, and its latest held-out loss in nats; NaN while nothing is.
             step: Simulations so far.
         """
         if training != self._number:

@@ -46,6 +46,8 @@ _PREDICTIVE = 400
 _RUNTIMES = 5000
 #: Pairs of the network's short trainings while simulations run, as a share of those of the last one.
 _UPDATE_SHARE = 1 / 7
+#: Progress between trainings: the loss of the last one is in its metrics, and none of the next.
+_WAITING = ("waiting", math.nan)
 
 
 @dataclass(frozen=True)
@@ -177,14 +179,14 @@ class Trainer:
                 restore_learner(self.learner, checkpoint)
         self._held: list[tuple[torch.Tensor, Simulations]] = []
         self._timed = torch.zeros(0, self.learner.whitening.dim + 1, dtype=torch.float64)
-        self._progress: tuple[str, float] = ("waiting", float("nan"))
+        self._progress: tuple[str, float] = _WAITING
         self._notices = _Notices()
         logging.getLogger("learners").addHandler(self._notices)
         self._node = NodeMetrics(gpus=device == "cuda")
 
     @ray.method(concurrency_group="progress")
     def progress(self) -> tuple[str, float]:
-        """What is being trained now, and its latest held-out loss."""
+        """What is being trained now, and its latest held-out loss; NaN while nothing is."""
         return self._progress
 
     @ray.method(concurrency_group="progress")
@@ -217,7 +219,7 @@ class Trainer:
         surrogate_loss = self.learner.fit_surrogate(final=False, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=False, on_progress=self._report)
         density, candidates, ess, acceptance = self._look_ahead()
-        self._progress = ("waiting", posterior_loss)
+        self._progress = _WAITING
         metrics = {
             "surrogate_loss": surrogate_loss,
             "posterior_loss": posterior_loss,

@@ -1,16 +1,25 @@
-"""What the trainer may use of its node."""
+"""What the trainer may use of its node, and what it says of itself."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
+from campaigns import QUICK
 
 from orchestrator.config_learner import LearnerConfig
+from orchestrator.display import Progress
+from orchestrator.tracked_training import TrackedTraining
+from orchestrator.tracking import Tracker
+from orchestrator.tracking_journal import Journal, records_after
+from orchestrator.tracking_records import Metrics
 from orchestrator.trainer import Trainer
 
 
@@ -30,10 +39,10 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def trainer(gpus: float) -> Any:
+def trainer(gpus: float, **config: Any) -> Any:
     prior = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1.0), 1)
     options = Trainer.options(num_cpus=1, num_gpus=gpus)  # type: ignore[attr-defined]
-    return options.remote(prior, (0.1, 2.0), None, LearnerConfig(), 0, ("a", "b"))
+    return options.remote(prior, (0.1, 2.0), None, LearnerConfig(**config), 0, ("a", "b"))
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (0.5, "cuda")])
@@ -54,3 +63,25 @@ def test_alone_it_takes_the_cpus_that_its_process_may_use() -> None:
     actor = trainer(0.0)
     assert ray.get(actor.__ray_call__.remote(threads_of_a_bound_process)) == 1
     ray.kill(actor)
+
+
+def test_while_it_waits_there_is_no_loss(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(200, 2))
+    rows = np.arange(200), theta, theta + 0.5 * rng.normal(size=(200, 2)), np.zeros(200), np.ones(200)
+    actor = trainer(0.0, **QUICK)
+    waiting = ray.get(actor.progress.remote())
+    ray.get(actor.add.remote(*rows))
+    losses = ray.get(actor.update.remote(200)).metrics
+    after = ray.get(actor.progress.remote())
+    ray.kill(actor)
+    assert math.isfinite(losses["posterior_loss"])
+    told = Tracker(tmp_path, "sqlite:///nowhere.db", "tests", "waiting", enabled=False)
+    told._journal = Journal(tmp_path / "tracking")
+    training = TrackedTraining(told)
+    for progress in (waiting, after, ("surrogate", 1.5), after):
+        training.look(1, False, 200, progress, 200)
+        line = Progress("simulating", 300, 200, 0, 1, 1.0, *progress, None).line()
+        assert ("loss" in line) == (progress[0] == "surrogate")
+    written = [record for record, _ in records_after(tmp_path / "tracking", 0) if isinstance(record, Metrics)]
+    assert [record.values for record in written] == [{"surrogate_loss": 1.5}]
