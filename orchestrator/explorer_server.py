@@ -11,6 +11,7 @@ import webbrowser
 
 import torch
 from bokeh.server.server import Server
+from tornado.web import ErrorHandler
 
 from simulators.errors import ConfigError
 
@@ -19,6 +20,8 @@ from .explorer_observation import MOST_UPLOAD_BYTES
 from .explorer_page import ExplorerPage, page_variables
 
 _HOST = "127.0.0.1"
+#: What a browser may call this machine. A page from elsewhere may have its own name point here, to read what is shown.
+_OTHER_NAMES = r"(?!(?:localhost|127\.0\.0\.1|\[::1\])$).*"
 
 
 def make_server(explored: Explored, port: int) -> Server:
@@ -32,7 +35,7 @@ def make_server(explored: Explored, port: int) -> Server:
         logging.getLogger(name).setLevel(logging.ERROR)
     variables = page_variables(explored)
     try:
-        return Server(
+        server = Server(
             lambda document: ExplorerPage(explored).attach(document, variables),
             address=_HOST,
             port=port,
@@ -40,6 +43,9 @@ def make_server(explored: Explored, port: int) -> Server:
         )
     except OSError as error:
         raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
+    # Bokeh itself looks at the name for its websocket only.
+    server._tornado.add_handlers(_OTHER_NAMES, [(".*", ErrorHandler, {"status_code": 403})])
+    return server
 
 
 def serve(explored: Explored, port: int, browser: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -262,6 +263,23 @@ class TestExplorer:
         assert "The prior" in text
         assert "at β = 1" in text
         assert "iscalibration was found with" in text or "Miscalibrated: with" in text
+
+
+def test_only_names_of_this_machine_are_answered(explorer: str) -> None:
+    port = int(explorer.rstrip("/").rpartition(":")[2])
+
+    def status(host: str, path: str = "/") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", path, headers={"Host": host})
+        answer = connection.getresponse().status
+        connection.close()
+        return answer
+
+    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost:9999"):
+        assert status(host) == 200
+    for host in (f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", "192.168.0.1"):
+        for path in ("/", "/ws", "/static/js/bokeh.min.js"):
+            assert status(host, path) == 403
 
 
 def test_a_posterior_alone_is_explored_without_bands(run: Path) -> None:
