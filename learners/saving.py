@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
     directory, spec = read_spec(source)
     try:
         tensors = load_file(directory / TENSORS)
+        _check_size(spec["network"], sum(tensor.numel() for tensor in tensors.values()))
         network = PosteriorNetwork.from_dict(spec["network"])
         network.load_state_dict(_part(tensors, "network."))
         return TemperedPosterior(
@@ -98,6 +100,26 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
         raise  # the embedding: what to do is said
     except DAMAGE as error:
         raise damaged(directory, error) from error
+
+
+def _check_size(network: dict[str, Any], numbers: int) -> None:
+    """Raises `ValueError` if so few numbers cannot be the network's: before it is made, for it may be huge.
+
+    Not all weights are counted: how the network is made may change, what it has at least will not.
+    """
+    dim_u, dim_z, options = network["dim_u"], network["dim_z"], network["options"]
+    flow = _weights([dim_u + dim_z, *options["hidden"], dim_u * options["bins"]])
+    least = dim_u**2 + max(1, abs(options["transforms"])) * flow
+    if "guide" in network:
+        guide = network["guide"]
+        least += _weights([dim_z, *guide["guess"], dim_u])
+        least += _weights([dim_u, *guide["hidden"], dim_z]) + _weights([dim_u, *guide["scales"], dim_z])
+    if least > numbers:
+        raise ValueError(f"a network of its sizes has more than {least} numbers, but there are {numbers}")
+
+
+def _weights(widths: list[int]) -> int:
+    return sum(abs(a * b) for a, b in pairwise(widths))
 
 
 def _format(posterior: TemperedPosterior) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from learners import TemperedPosterior
 from learners.saved_files import FORMAT_VERSION
+from simulators.errors import SavedModelError
 
 SAVED = Path(__file__).with_name("saved")
 
@@ -25,3 +28,29 @@ def test_an_old_save_loads(version: int) -> None:
         torch.testing.assert_close(found, torch.tensor(log_prob), rtol=1e-4, atol=1e-4)
     assert posterior.names == ("rate", "scale")
     assert json.loads((folder / "posterior.json").read_text())["format"] == version
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("options", {"hidden": [12000, 12000]}),
+        ("options", {"hidden": [12000, 12000, -12000]}),
+        ("options", {"hidden": [12000, 12000], "transforms": 0}),
+        ("options", {"transforms": 10**9}),
+        ("options", {"bins": 10**9}),
+        ("guide", {"guess": [12000, 12000]}),
+        ("guide", {"scales": [12000, 12000]}),
+        (None, {"dim_z": 10**9}),
+        (None, {"dim_u": 10**5}),
+    ],
+)
+def test_a_network_larger_than_its_file_is_refused_before_it_is_made(
+    section: str | None, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(SAVED / "format_4", tmp_path / "saved"))
+    spec = json.loads((folder / "posterior.json").read_text())
+    network = spec["network"]
+    (network if section is None else network[section]).update(changes)
+    (folder / "posterior.json").write_text(json.dumps(spec))
+    with pytest.raises(SavedModelError, match=r"is damaged \(a network of its sizes has more than \d+ numbers"):
+        TemperedPosterior.load(folder)
