@@ -76,7 +76,9 @@ class KnownLikelihood(Source):
         return float("nan")
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        """`l` of broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`.
+        """`l` of broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`, in double precision.
+
+        A constant of any size does no harm there: only differences count.
 
         Raises:
             DataError: The function returned something of another shape.
@@ -94,7 +96,7 @@ class KnownLikelihood(Source):
                 f"{self._name}: expected {len(theta)} numbers for theta {tuple(theta.shape)} and x {tuple(x.shape)}, "
                 f"got shape {tuple(value.shape)}"
             )
-        return self._sign * value.to(u).reshape(batch)
+        return self._sign * value.to(u.device, torch.float64).reshape(batch)
 
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         return self.log_prob(u, z)[None]

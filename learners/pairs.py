@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Groups", "JointPairs", "ParticleBank", "Target"]
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .tempered_density import ladder_weights
-from .tempering import TemperedParticles
+from .tempering import IMPOSSIBLE, TemperedParticles
 
 #: Nats below the best of its group at which a target is cut: how improbable the impossible is does not matter.
 _DEEPEST = 30.0
@@ -35,8 +36,15 @@ class Target:
     log_likelihood: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, u: Tensor, beta: Tensor, log_likelihood: Tensor) -> Tensor:
-        """`log p(u) + beta l`, `(n, g)`, cut where a point is much worse than the best of its group."""
-        density = (self.log_prior(u) + beta[:, None] * log_likelihood).nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
+        """`log p(u) + beta (l - max l)`, `(n, g)`, cut where a point is much worse than the best of its group.
+
+        Minus infinity where no point of a group can have made x: it says nothing.
+        """
+        possible = (log_likelihood > IMPOSSIBLE) & (log_likelihood < math.inf)
+        ell = log_likelihood.where(possible, -math.inf)
+        # Of a group only differences count; a constant may be larger than single precision resolves.
+        ell = (ell - ell.amax(dim=1, keepdim=True)).float()
+        density = (self.log_prior(u) + beta[:, None] * ell).nan_to_num(-math.inf, posinf=-math.inf, neginf=-math.inf)
         return density.maximum(density.amax(dim=1, keepdim=True) - _DEEPEST).float()
 
 
@@ -48,7 +56,7 @@ class Groups:
         u: `(n, g, d)`.
         z: `(n, k)`.
         beta: `(n,)`.
-        log_density: `log p_beta(u | x)` up to a constant of each row, `(n, g)`.
+        log_density: `log p_beta(u | x)` up to a constant of each row, `(n, g)`; not finite where nothing is known.
     """
 
     u: Tensor

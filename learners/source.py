@@ -98,7 +98,7 @@ class Source(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`."""
+        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`; in any precision."""
 
     @abc.abstractmethod
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ correlation and jumps between modes, and preconditioned Crank-Nicolson steps, wh
 
 from __future__ import annotations
 
-__all__ = ["TemperedParticles", "TemperingOptions", "temper"]
+__all__ = ["IMPOSSIBLE", "TemperedParticles", "TemperingOptions", "temper"]
 
 import math
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Log-likelihood of what cannot have made x.
-_IMPOSSIBLE = -1e10
+#: Log-likelihood of what cannot have made x: a log-likelihood may have any constant, and losses any unit.
+IMPOSSIBLE = -1e30
 #: Steps to the next rung while every particle is impossible.
 _SEARCHES = 20
 
@@ -55,7 +55,7 @@ class TemperedParticles:
         u: `(m, p, d)`, one row a rung of one x.
         index: Which x each row belongs to, `(m,)`.
         beta: Temperature of each row, `(m,)`.
-        log_likelihood: `l(u, x)`, `(m, p)`.
+        log_likelihood: `l(u, x)` in double precision, `(m, p)`; `IMPOSSIBLE` where u cannot have made x.
         ess: Effective sample size, as a share, of the step that led to the row, `(m,)`.
         acceptance: Share of accepted moves at the row, `(m,)`.
     """
@@ -148,13 +148,13 @@ class _Walk:
 
     def climb(self, active: Tensor, stops: Tensor, low: float, options: TemperingOptions) -> Tensor:
         """Raises beta of the active x by their own steps and resamples; returns the ESS kept, `(a,)`."""
-        beta, ell = self.beta[active], self.ell[active].double()
+        beta, ell = self.beta[active], self.ell[active]
         following = stops[torch.searchsorted(stops, beta, right=True).clamp(max=len(stops) - 1)]
         capped = torch.where(beta >= low * (1 - 1e-9), beta * self.max_ratio[active], following)
         limit = torch.minimum(following, capped) - beta
         small, large = torch.zeros_like(limit), limit.clone()
         # Where nothing is possible yet, all count alike and say nothing: a few short steps, and moves within the prior.
-        lost = (ell <= _IMPOSSIBLE).all(dim=-1).cpu()
+        lost = (ell <= IMPOSSIBLE).all(dim=-1).cpu()
         enough = (_ess(ell, large) >= options.ess) & ~lost
         for _ in range(25):
             middle = (small + large) / 2
@@ -186,7 +186,7 @@ class _Walk:
             proposal = self._crank_nicolson(u) if crank else self._evolve(u, active, jump=k % 4 == 2)
             ell, ratio = self._evaluate(proposal, active)
             # From what is impossible the prior leads out: any gain would take a particle to where it never comes back.
-            gain = torch.where(self.ell[active] > _IMPOSSIBLE, beta * (ell - self.ell[active]), 0.0)
+            gain = torch.where(self.ell[active] > IMPOSSIBLE, beta * (ell - self.ell[active]), 0.0)
             log_accept = gain + ratio - self.ratio[active]
             if not crank:
                 log_accept = log_accept + 0.5 * (u.square().sum(-1) - proposal.square().sum(-1))
@@ -221,9 +221,10 @@ class _Walk:
         return torch.sqrt(1 - size.square()) * u + size * self._randn(n, p, d)
 
     def _evaluate(self, u: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        ell = self.log_likelihood(u, active).float().nan_to_num(_IMPOSSIBLE, posinf=_IMPOSSIBLE, neginf=_IMPOSSIBLE)
+        # Only differences count, and beside a large constant single precision has none.
+        ell = self.log_likelihood(u, active).double().nan_to_num(IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
         ratio = torch.zeros_like(ell) if self.log_prior_ratio is None else self.log_prior_ratio(u)
-        return ell.clamp(min=_IMPOSSIBLE), ratio.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
+        return ell.clamp(min=IMPOSSIBLE), ratio.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10)
 
     def _randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float32).to(self.device)

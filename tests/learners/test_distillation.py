@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.distillation import DistillationOptions, _Lesson, distill
+from learners.distillation import DistillationOptions, _Lesson, _log_variance, distill
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.pairs import Groups, JointPairs, ParticleBank, Target
 from learners.tempering import TemperingOptions, temper
@@ -54,7 +54,8 @@ def test_groups_are_of_one_x_and_one_temperature() -> None:
     assert groups.z.shape == (200, 1)
     assert all(len(set(row)) > 1 for row in groups.u[..., 0].tolist())
     expected = log_normal(groups.u) + groups.beta[:, None] * log_likelihood(groups.u, groups.z)
-    torch.testing.assert_close(groups.log_density, expected)
+    expected = expected.maximum(expected.amax(dim=1, keepdim=True) - 30)
+    torch.testing.assert_close(*(g - g[:, :1] for g in (groups.log_density, expected)), atol=1e-4, rtol=1e-4)
 
 
 def test_held_out_particles_are_never_drawn() -> None:
@@ -91,6 +92,24 @@ def test_what_is_impossible_is_cut_and_stays_finite() -> None:
     impossible = torch.tensor([[0.0, float("-inf"), float("nan")]])
     density = TARGET(u, torch.ones(1), impossible)
     assert density[0].tolist() == pytest.approx([log_normal(u)[0, 0].item()] + 2 * [log_normal(u)[0, 0].item() - 30])
+
+
+def test_where_nothing_is_possible_nothing_is_said() -> None:
+    u = torch.randn(2, 3, 1)
+    impossible = torch.tensor([3 * [-math.inf], [-1.0, -2.0, -math.inf]])
+    density = TARGET(u, torch.ones(2), impossible)
+    log_q = torch.randn(2, 3, requires_grad=True)
+    _log_variance(log_q - density).backward()
+    assert log_q.grad is not None
+    assert log_q.grad[0].tolist() == [0.0, 0.0, 0.0]
+    assert log_q.grad[1].isfinite().all() and log_q.grad[1].abs().sum() > 0
+
+
+def test_a_constant_of_the_likelihood_leaves_the_target_alone() -> None:
+    u, ell = torch.randn(50, 8, 1), torch.randn(50, 8).double()
+    beta = torch.linspace(0.1, 2.0, 50)
+    for constant in (1e9, -1e11):
+        torch.testing.assert_close(TARGET(u, beta, ell + constant), TARGET(u, beta, ell), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("with_joint", [True, False])

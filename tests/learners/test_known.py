@@ -12,6 +12,7 @@ from torch import Tensor
 
 from learners import LearnerOptions, TemperedPosterior
 from learners.known import KnownLikelihood
+from learners.learner import Learner
 from learners.scaling import DataScaling
 from learners.whitening import whiten
 from simulators.errors import DataError
@@ -57,7 +58,62 @@ def test_it_is_the_function_of_theta_and_x(linear_gaussian: LinearGaussian) -> N
     u, z = whitening.to_u(theta).float(), scaling(x)
     table = known.log_prob(u[:, None], z[None])
     assert table.shape == (40, 40)
-    torch.testing.assert_close(table, theta @ x.T, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(table, (theta @ x.T).double(), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("constant", [-(2.0**30), 2.0**30])
+def test_a_constant_changes_nothing(linear_gaussian: LinearGaussian, tiny: LearnerOptions, constant: float) -> None:
+    theta, x = linear_gaussian.draw(200, seed=1)
+    found = []
+    for offset in (0.0, constant):
+        posterior = TemperedPosterior.fit(
+            theta,
+            x,
+            linear_gaussian.prior,
+            options=tiny,
+            log_likelihood=lambda t, y, offset=offset: linear_gaussian.log_likelihood(t, y) + offset,
+        ).set_default_x(torch.tensor([1.0, -0.5]))
+        refined = posterior.sample((4000,), seed=0, refine=True)
+        found.append(
+            (posterior.efficiency(), posterior.sample((500,), seed=0), refined.mean(dim=0), refined.std(dim=0))
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-4, 1e12])
+def test_a_loss_may_be_in_any_unit(linear_gaussian: LinearGaussian, tiny: LearnerOptions, unit: float) -> None:
+    unit_noise = dataclasses.replace(linear_gaussian, noise=torch.ones(2))
+    x_o = torch.tensor([1.0, -0.5])
+
+    def loss(theta: Tensor, x: Tensor) -> Tensor:
+        return unit * (0.5 * (x - theta @ linear_gaussian.matrix.double().T).square().sum(dim=-1) + 1e3)
+
+    learner = Learner(unit_noise.prior, (0.5 / unit, 1 / unit), options=tiny, loss=loss)
+    learner.add_prior_draws(*linear_gaussian.draw(200, seed=1))
+    learner.fit_surrogate()
+    draws, exact = learner.walk(x_o, 1 / unit, 2000), unit_noise.posterior(x_o, 1.0)
+    deviation = exact.covariance_matrix.diagonal().sqrt()
+    assert ((draws.mean(dim=0) - exact.mean).abs() < 0.15 * deviation).all()
+    torch.testing.assert_close(draws.std(dim=0), deviation, rtol=0.12, atol=0.0)
+
+
+def test_many_counts_need_not_be_centered(tiny: LearnerOptions) -> None:
+    """A total of 1e8: its log-likelihood is 1e9 where the posterior is, which single precision knows to 64 nats."""
+    total = 1e8
+    prior = torch.distributions.Independent(torch.distributions.Uniform(torch.tensor([0.5]), torch.tensor([1.5])), 1)
+    theta = prior.sample((200,))
+    learner = Learner(
+        prior,
+        (0.5, 1.0),
+        options=tiny,
+        log_likelihood=lambda theta, x: (x * (total * theta).log() - total * theta)[:, 0],
+    )
+    learner.add_prior_draws(theta, torch.poisson(total * theta.double()))
+    learner.fit_surrogate()
+    draws = learner.walk([total], 1.0, 2000).double()
+    assert float(draws.mean()) == pytest.approx(1.0, abs=0.2 * total**-0.5)
+    assert float(draws.std()) == pytest.approx(total**-0.5, rel=0.15)
 
 
 def test_a_function_of_another_shape_is_refused(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
