@@ -50,7 +50,7 @@ class Cost(PairEnsemble):
         dim_u, dim_z, hidden, seed: As for `PairEnsemble`.
     """
 
-    is_likelihood = False
+    pairs_are_draws = False
 
     def __init__(self, distance: Distance, dim_u: int, dim_z: int, hidden: Sequence[int], seed: int) -> None:
         super().__init__(dim_u, dim_z, hidden, seed)

@@ -3,8 +3,8 @@ r"""A likelihood or a loss that is known: the user's own function in the place o
 .. math:: p_\beta(\theta \mid x) \propto p(\theta)\, p(x \mid \theta)^\beta \quad\text{or}\quad
     p(\theta)\, e^{-\beta\, L(\theta, x)}
 
-With a loss this is the generalized posterior (Bissiri, Holmes & Walker 2016, arXiv 1306.6430). Then pairs of the
-simulator are not draws of it at `beta = 1`, as they are with a likelihood.
+With a loss this is the generalized posterior (Bissiri, Holmes & Walker 2016, arXiv 1306.6430). Pairs of the simulator
+are not taken for draws of it, even at `beta = 1`: the function alone says what is learned, the simulations for which x.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class KnownLikelihood(Source):
     """
 
     fitted = True
+    pairs_are_draws = False
 
     def __init__(
         self, function: LogLikelihood, whitening: Whitening, scaling: DataScaling, is_loss: bool = False
@@ -50,7 +51,7 @@ class KnownLikelihood(Source):
         self.function, self.whitening, self.scaling = function, whitening, scaling
         self.whole: Tensor | None = None
         self.validity = None
-        self.is_likelihood, self._sign, self._name = not is_loss, *((-1, "loss") if is_loss else (1, "log_likelihood"))
+        self._sign, self._name = (-1, "loss") if is_loss else (1, "log_likelihood")
 
     def fit(
         self,

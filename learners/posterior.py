@@ -123,15 +123,15 @@ class TemperedPosterior:
             options: Sizes and training options.
             seed: Deterministic on the CPU.
             log_likelihood: `log p(x | theta)` of `theta` `(n, d)` and `x` `(n, k)`, row by row, `(n,)`, where it is
-                known. The simulations then only say which x there are. It is called from several threads.
+                known. The simulations then only say which x there are: theta and x are not taken for draws of the
+                posterior. It is called from several threads.
             source: What is learned where it is not known: "surrogate", a density of x; "ratio", of the densities of x
                 given theta and of x; "cost", the mean distance of simulations from x, in place of minus the
                 log-likelihood.
             distance: `d(x, x_o)` for the cost: rows `(n, k)` of simulations and `(n, k)` of observations -> `(n,)`.
             embedding: What makes few numbers of many: "mlp"; "conv1d", for series; or a module of your own, which is
                 called on scaled x `(n, k)` and gives `(n, m)`. Sizes are in `LearnerOptions.embedding`.
-            loss: Like `log_likelihood`, with the other sign, for a generalized posterior: theta and x are then not
-                taken for draws of it at beta = 1.
+            loss: Like `log_likelihood`, with the other sign, for a generalized posterior.
 
         Raises:
             PriorError, DataError, TemperatureError: With the remedy.

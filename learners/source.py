@@ -3,7 +3,7 @@ r"""Where the tempered quantity comes from: what beta multiplies, as a function 
 .. math:: p_\beta(\theta \mid x) \propto p(\theta)\, e^{\beta\, \ell(u, z)}
 
 `l` is needed up to a function of `x` alone. Sources differ in what they learn, and in what can be done with them: a
-density of the data also draws data, and only where `l` is a log-likelihood are pairs of the simulator draws of the
+density of the data also draws data, and only where `l` is the simulator's log-likelihood are its pairs draws of the
 posterior at `beta = 1`. Each source says so itself; nobody asks for its class.
 """
 
@@ -61,14 +61,14 @@ class Source(nn.Module, abc.ABC):
 
     Attributes:
         draws_x: Whether `sample` draws data.
-        is_likelihood: Whether `l` is a log-likelihood (up to a function of x), hence pairs of prior and simulator are
-            draws of the posterior at beta = 1.
+        pairs_are_draws: Whether pairs of prior and simulator are taken for draws of the posterior at beta = 1: where
+            `l` is a log-likelihood (up to a function of x), and learned of this simulator.
         fitted: Whether it has been fitted.
         validity: `p(valid | u)`, None where failures are not modelled.
     """
 
     draws_x: ClassVar[bool] = False
-    is_likelihood: bool = True
+    pairs_are_draws: ClassVar[bool] = True
     fitted: bool = False
     validity: Validity | None
 

@@ -154,12 +154,12 @@ class Teaching:
     def joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:
         """Posterior draws at beta = 1: fresh ones and real ones.
 
-        Where they would be none (with a cost or a loss), pairs of share zero: their x are learned from, but not by
-        likelihood.
+        Where they would be none (with a cost or a function of the user), pairs of share zero: their x are learned from,
+        but not by likelihood.
         """
         if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
             return []
-        if not self.source.is_likelihood:
+        if not self.source.pairs_are_draws:
             return [JointPairs(self.u, self.z, torch.ones(len(self.u)), 0.0)]
         real = self._real_pairs(options)
         if not self.source.draws_x:

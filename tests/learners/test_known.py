@@ -51,6 +51,19 @@ def test_a_loss_gives_the_generalized_posterior(linear_gaussian: LinearGaussian,
             torch.testing.assert_close(draws.std(dim=0), deviation, rtol=0.12, atol=0.0)
 
 
+@pytest.mark.parametrize("argument", ["log_likelihood", "loss"])
+def test_the_simulations_only_say_which_x_there_are(
+    linear_gaussian: LinearGaussian, tiny: LearnerOptions, argument: str
+) -> None:
+    """Pairs of another simulator than the function's are nowhere taken for draws of the posterior."""
+    learner = Learner(linear_gaussian.prior, (0.5, 2.0), options=tiny, **{argument: lambda t, x: -(t * x).sum(dim=-1)})
+    learner.add_prior_draws(*linear_gaussian.draw(200, seed=1))
+    learner.fit_surrogate()
+    [pairs] = learner._teaching().joint_pairs(tiny.distillation)
+    assert pairs.share == 0
+    assert len(pairs.z) == 200
+
+
 def test_it_is_the_function_of_theta_and_x(linear_gaussian: LinearGaussian) -> None:
     theta, x = linear_gaussian.draw(40, seed=2)
     whitening, scaling = whiten(linear_gaussian.prior), DataScaling.fit(x)

@@ -76,7 +76,7 @@ def test_training_goes_on_and_only_a_surrogate_predicts(
         assert source is None or source is learner.source
     assert learner.predicts == (name == "surrogate")
     assert learner.source is not None
-    assert learner.source.is_likelihood == (name != "cost")
+    assert learner.source.pairs_are_draws == (name != "cost")
     u = torch.randn(9, 2)
     with torch.no_grad():
         assert learner.source.member_log_prob(u, torch.zeros(2)).shape[1:] == (9,)

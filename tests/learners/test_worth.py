@@ -8,6 +8,7 @@ from torch.distributions import Independent, Normal
 
 from learners.distillation import DistillationOptions
 from learners.learner import Learner
+from learners.options import LearnerOptions
 from learners.pairs import JointPairs
 from learners.simulations import Simulations, truncated_weights
 from learners.source import TrainingRows
@@ -83,7 +84,8 @@ def real_pairs(shift: float, scale: float, n: int = 4000) -> JointPairs:
     generator = torch.Generator().manual_seed(5)  # not the learner's own, which says what is held out
     theta = shift + scale * torch.randn(n, 1, generator=generator)
     x = theta + torch.randn(n, 1, generator=generator)
-    found = Learner(PRIOR, (0.1, 2.0), log_likelihood=lambda theta, x: Normal(theta[:, 0], 1.0).log_prob(x[:, 0]))
+    once = SurrogateOptions(hidden=(8,), training=TrainOptions(max_epochs=1))
+    found = Learner(PRIOR, (0.1, 2.0), options=LearnerOptions(surrogate=once), source="ratio")
     found.add(Simulations(theta.double(), x.double(), proposal.log_prob(theta)[:, 0].double()))
     found.fit_surrogate()
     [pairs] = found._teaching().joint_pairs(DistillationOptions(pairs=100_000))
