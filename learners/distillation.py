@@ -28,7 +28,7 @@ from zuko.flows import Flow
 from .compiling import compiled_log_prob, log_prob
 from .memory import Parts
 from .network import PosteriorNetwork
-from .pairs import Groups, JointPairs, ParticleBank, Target
+from .pairs import Groups, JointPairs, ParticleBank, Target, together
 from .soap import Soap
 from .training import Descent, held_out_loss
 
@@ -162,7 +162,7 @@ class _Lesson:
         #: Parts into which a step can be taken, each with some of everything.
         self.most_parts = min(self.groups, self.own_groups or self.groups)
         self._drawing = Parts("drawing from the network")
-        self._pairs: tuple[Tensor, Tensor] | None = None
+        self._pairs: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def held_out(self) -> tuple[Tensor, Tensor]:
         """Pairs that are not learned from, `u` and context."""
@@ -173,7 +173,7 @@ class _Lesson:
             for bank, k in zip(self.banks, _counts(round(share * n), self.banks), strict=True)
         ]
         of_joint = [
-            (*self._told(*source.draw(k, self.generator)), torch.ones(k, device=source.u.device))
+            (*self._told(*source.draw(k, self.generator)[:2]), torch.ones(k, device=source.u.device))
             for source, k in zip(self.joint_held_out, _counts(round((1 - share) * n), self.joint), strict=True)
         ]
         u, z, beta = (torch.cat(column) for column in zip(*of_banks, *of_joint, strict=True))
@@ -190,7 +190,7 @@ class _Lesson:
         if self._pairs is None:
             self._pairs = self._joint(self.steps * self.joint_pairs)
         order = self._shuffled(len(self._pairs[0]))
-        u, z = (column[order] for column in self._pairs)
+        u, z = self._pairs[0][order], self._pairs[1][order]
         own = None if teacher is None or not self.own_groups else self._own(teacher)
         turns = None if own is None else torch.cat([self._shuffled(len(own)) for _ in range(_USES)])
         for k in range(self.steps):
@@ -222,14 +222,18 @@ class _Lesson:
         counts = zip(self.banks, _counts(n, self.banks), strict=True)
         return Groups.concatenate([bank.draw(k, size, self.target, self.generator) for bank, k in counts])
 
-    def _joint(self, n: int) -> tuple[Tensor, Tensor]:
+    def _joint(self, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
         if not n:
             particles = self.banks[0].particles.u
-            return particles.new_zeros(0, particles.shape[-1]), self.banks[0].z[:0]
+            return particles.new_zeros(0, particles.shape[-1]), self.banks[0].z[:0], None
         counts = zip(self.joint, _counts(n, self.joint), strict=True)
-        u, z = (torch.cat(part) for part in zip(*(source.draw(k, self.generator) for source, k in counts), strict=True))
+        u, z, x = zip(*(source.draw(k, self.generator) for source, k in counts), strict=True)
         order = self._shuffled(n)
-        return self._told(u[order], z[order])
+        as_they_are = together(x)
+        return (
+            *self._told(torch.cat(u)[order], torch.cat(z)[order]),
+            None if as_they_are is None else as_they_are[order.cpu()],
+        )
 
     def _told(self, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         return u, self.network.told(z)
@@ -240,11 +244,11 @@ class _Lesson:
         n = math.ceil(self.steps * self.own_groups / _USES)
         of_joint = int(n * self.own_joint_share)
         particles = self._particles(n - of_joint, 1)
-        u, z = self._joint(of_joint)
+        u, z, x = self._joint(of_joint)
         low, high = (math.log(b) for b in self.network.beta_range)
         beta = torch.exp(low + (high - low) * torch.rand(of_joint, generator=self.generator)).to(u.device)
         anchor = torch.cat([particles.u[:, 0], u])
-        z, beta = torch.cat([particles.z, z]), torch.cat([particles.beta, beta])
+        z, beta, x = torch.cat([particles.z, z]), torch.cat([particles.beta, beta]), together([particles.x, x])
         copies = self.size - 1
         context = self.network.context(z.repeat_interleave(copies, dim=0), beta.repeat_interleave(copies))
         with torch.random.fork_rng(devices=[u.device] if u.is_cuda else []):
@@ -254,7 +258,7 @@ class _Lesson:
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
         # A draw that overflowed says nothing; its group goes on with one point fewer.
         points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])
-        log_likelihood = self.target.log_likelihood(points, z[:, : self.network.dim_z])
+        log_likelihood = self.target.log_likelihood(points, z[:, : self.network.dim_z] if x is None else x)
         return Groups(points, z, beta, self.target(points, beta, log_likelihood))
 
     def _shuffled(self, n: int) -> Tensor:

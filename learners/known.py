@@ -20,7 +20,6 @@ from torch import Tensor
 from simulators.errors import DataError
 
 from .rows import evenly
-from .scaling import DataScaling
 from .source import OnEpoch, Source, TrainingRows
 from .training import TrainOptions
 from .whitening import Whitening
@@ -32,24 +31,24 @@ _TRIED = 1000
 
 
 class KnownLikelihood(Source):
-    """The user's function in whitened parameters and scaled data.
+    """The user's function in whitened parameters.
+
+    It is given x as it was simulated or observed: of scaled data in single precision no function knows whether x is
+    zero, a whole number, or on a bound.
 
     Arguments:
         function: See `LogLikelihood`; gets double precision.
         whitening: The bijection `theta -> u`.
-        scaling: The bijection `x -> z`.
         is_loss: Whether the function is a loss: its negative is what beta multiplies.
     """
 
     fitted = True
+    sees_x = True
     pairs_are_draws = False
 
-    def __init__(
-        self, function: LogLikelihood, whitening: Whitening, scaling: DataScaling, is_loss: bool = False
-    ) -> None:
+    def __init__(self, function: LogLikelihood, whitening: Whitening, *, is_loss: bool = False) -> None:
         super().__init__()
-        self.function, self.whitening, self.scaling = function, whitening, scaling
-        self.whole: Tensor | None = None
+        self.function, self.whitening = function, whitening
         self.validity = None
         self._sign, self._name = (-1, "loss") if is_loss else (1, "log_likelihood")
 
@@ -61,36 +60,30 @@ class KnownLikelihood(Source):
         on_epoch: OnEpoch | None = None,
         threads: int = 1,
     ) -> float:
-        """Nothing is to be learned but which columns are whole numbers.
+        """Nothing is to be learned; some simulations are tried.
 
         Raises:
             DataError: The function is finite for none of the simulations.
         """
         some = evenly(torch.arange(len(rows.z)), _TRIED)
-        x = rows.x[some]
-        self.whole = (x == x.round()).all(dim=0)
-        if not self.log_prob(rows.u[rows.valid][some], rows.z[some]).isfinite().any():
+        if not self.log_prob(rows.u[rows.valid][some.to(rows.u.device)], rows.x[some]).isfinite().any():
             raise DataError(
                 f"{self._name}: expected a finite number for at least one of {len(some)} simulations, but there is "
                 "none; the function gets theta (n, d) and x (n, k) as the simulator returned it"
             )
         return float("nan")
 
-    def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        """`l` of broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`, in double precision.
+    def log_prob(self, u: Tensor, x: Tensor) -> Tensor:
+        """`l` of broadcastable `u` `(*, d)` and x itself `(*, k)`, shape `(*,)`, in double precision.
 
         A constant of any size does no harm there: only differences count.
 
         Raises:
             DataError: The function returned something of another shape.
         """
-        batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
+        batch = torch.broadcast_shapes(u.shape[:-1], x.shape[:-1])
         theta = self.whitening.to_theta(u.cpu()).expand(*batch, -1).reshape(-1, u.shape[-1])
-        x = self.scaling.inverse(z.cpu())
-        if self.whole is not None:
-            # A count that went through scaled data in single precision is no whole number: no law of counts has it.
-            x = torch.where(self.whole, x.round(), x)
-        x = x.expand(*batch, -1).reshape(-1, z.shape[-1])
+        x = x.cpu().double().expand(*batch, -1).reshape(-1, x.shape[-1])
         value = torch.as_tensor(self.function(theta, x))
         if value.shape != (len(theta),):
             raise DataError(
@@ -99,8 +92,8 @@ class KnownLikelihood(Source):
             )
         return self._sign * value.to(u.device, torch.float64).reshape(batch)
 
-    def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        return self.log_prob(u, z)[None]
+    def member_log_prob(self, u: Tensor, x: Tensor) -> Tensor:
+        return self.log_prob(u, x)[None]
 
     def frozen(self) -> KnownLikelihood:
         """Itself: nothing in it changes."""

@@ -238,8 +238,8 @@ class Learner:
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""
-        scaling, options = self.features.known_scaling, self.options.surrogate
-        return self.choice.build(self.whitening, scaling, self.features.dim, options, self.seed).to(self.device)
+        options = self.options.surrogate
+        return self.choice.build(self.whitening, self.features.dim, options, self.seed).to(self.device)
 
     @as_usual()
     def fit_posterior(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
@@ -289,8 +289,9 @@ class Learner:
         if not 0 < beta < math.inf:
             raise TemperatureError(f"expected a temperature with 0 < beta < inf, got {beta:g}")
         check_count("n", n, least=0)
-        z = self.features(as_x(x, self.features.known_scaling.dim, one=True)[None])
-        return self.whitening.to_theta(self._teaching().walk(z, beta, n).cpu()).float()
+        x = as_x(x, self.features.known_scaling.dim, one=True)[None]
+        seen = x if self._fitted().sees_x else self.features(x)
+        return self.whitening.to_theta(self._teaching().walk(seen, beta, n).cpu()).float()
 
     @property
     def predicts(self) -> bool:
@@ -331,11 +332,11 @@ class Learner:
         )
 
     def _teaching(self) -> Teaching:
-        rows = self._kept()
+        rows, source = self._kept(), self._fitted()
         return Teaching(
             self.prior,
             self.whitening,
-            self._fitted(),
+            source,
             self._u(rows),
             self.features.of(self.data.x, rows),
             self._log_weight(rows).where(~self.held_out[rows], float("nan")),
@@ -343,6 +344,8 @@ class Learner:
             self.beta_range,
             self.options,
             self.generator,
+            RowView(self.data.x, rows) if source.sees_x else None,
+            self.x_o if source.sees_x else None,
         )
 
     def _kept(self) -> Tensor:

@@ -180,7 +180,7 @@ class TemperedPosterior:
             ObservationError: No x, or one of another shape, or not finite.
             RefinementError: There is nothing to refine with.
         """
-        return self._draw(Size(sample_shape), self._one(x), beta, seed, refine)
+        return self._draw(Size(sample_shape), x, self._one(x), beta, seed, refine)
 
     @torch.no_grad()
     def sample_batched(
@@ -193,8 +193,7 @@ class TemperedPosterior:
         refine: bool = False,
     ) -> Tensor:
         """Draws for many observations `x` `(b, k)`, shape `sample_shape + (b, d)`, float32; else as `sample`."""
-        z = self._scaled(x)
-        return self._draw(Size(sample_shape), torch.atleast_2d(z), beta, seed, refine)
+        return self._draw(Size(sample_shape), x, torch.atleast_2d(self._scaled(x)), beta, seed, refine)
 
     @torch.no_grad()
     def efficiency(self, x: Any = None, beta: float = 1.0, num_draws: int = 1000, seed: int | None = 0) -> float:
@@ -212,7 +211,7 @@ class TemperedPosterior:
         """
         check_count("num_draws", num_draws)
         z = self._one(x)[None]
-        return float(self._refiner.efficiency(num_draws, z, self._beta(beta, Size([1])), seed))
+        return float(self._refiner.efficiency(num_draws, z, self._seen(x, z), self._beta(beta, Size([1])), seed))
 
     @torch.no_grad()
     def log_prob(self, theta: Any, x: Any = None, beta: float = 1.0) -> Tensor:
@@ -307,11 +306,11 @@ class TemperedPosterior:
         z = self.scaling(x)
         return z if self.embedding is None else self.embedding(z)
 
-    def _draw(self, shape: Size, z: Tensor, beta: float, seed: int | None, refine: bool) -> Tensor:
+    def _draw(self, shape: Size, x: Any, z: Tensor, beta: float, seed: int | None, refine: bool) -> Tensor:
         rows = z.shape[:-1]
         if refine and rows.numel():
-            betas = self._beta(beta, Size([rows.numel()]))
-            u = self._refiner.draw(shape.numel(), z.reshape(rows.numel(), -1), betas, seed)
+            betas, z = self._beta(beta, Size([rows.numel()])), z.reshape(rows.numel(), -1)
+            u = self._refiner.draw(shape.numel(), z, self._seen(x, z), betas, seed)
             return self.whitening.to_theta(u).float().reshape(*shape, *rows, self.dim_theta)
         # A generator of its own: others may draw at the same time. Without a seed, `torch.manual_seed` decides.
         generator = None if seed is None else noise(seed)
@@ -330,6 +329,12 @@ class TemperedPosterior:
 
     def _beta(self, beta: float, shape: Size) -> Tensor:
         return torch.full(shape, check_beta(beta, self.beta_range), dtype=torch.float32, device="cpu")
+
+    def _seen(self, x: Any, z: Tensor) -> Tensor:
+        """What the source sees of x, whose features are `z` `(m, k)`: those, or x itself."""
+        if not self._refiner.source.sees_x:
+            return z
+        return as_x(self.default_x if x is None else x, self.dim_x).reshape(len(z), -1)
 
     def _scaled(self, x: Any, stacklevel: int = 4) -> Tensor:
         if x is None:

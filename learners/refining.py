@@ -70,42 +70,45 @@ class Refiner:
         return cls(network, source.restore() if isinstance(source, SavedSource) else source, whitening)
 
     @torch.no_grad()
-    def draw(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:
-        """`n` draws `u` of the tempered posterior of each `z` `(m, k)` at `beta` `(m,)`: `(n, m, d)`."""
+    def draw(self, n: int, z: Tensor, seen: Tensor, beta: Tensor, seed: int | None) -> Tensor:
+        """`n` draws `u` of the tempered posterior of each x at `beta` `(m,)`: `(n, m, d)`.
+
+        `z` `(m, k)` is what the network sees of it, `seen` `(m, k)` what the source does.
+        """
         walks, generator = -(-max(1, n) // _AT_ONCE), _generator(seed)
         size = max(-(-n // walks), _FEWEST)
         step = max(1, _AT_ONCE // size)
-        parts = list(zip(self.network.told(z).split(step), beta.split(step), strict=True))
+        told = self.network.told(z)
+        parts = list(zip(told.split(step), seen.split(step), beta.split(step), strict=True))
         draws = [torch.cat([self._walk(size, *part, generator) for part in parts], dim=1) for _ in range(walks)]
         return torch.cat(draws)[:n]
 
     @torch.no_grad()
-    def efficiency(self, n: int, z: Tensor, beta: Tensor, seed: int | None) -> Tensor:
-        """The effective share of `n` draws of the network, for each `z` `(m, k)` at `beta` `(m,)`: `(m,)`."""
+    def efficiency(self, n: int, z: Tensor, seen: Tensor, beta: Tensor, seed: int | None) -> Tensor:
+        """The effective share of `n` draws of the network, for each x at `beta` `(m,)`: `(m,)`; else as `draw`."""
         noise = torch.randn(len(z), n, self.whitening.dim, generator=_generator(seed), dtype=torch.float32)
-        log_weight = self._weighted(noise, self.network.told(z), beta)[1].double()
+        log_weight = self._weighted(noise, self.network.told(z), seen, beta)[1].double()
         weight = torch.softmax(log_weight.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10), dim=1)
         return 1 / (n * weight.square().sum(dim=1))
 
-    def _walk(self, size: int, told: Tensor, beta: Tensor, generator: torch.Generator) -> Tensor:
+    def _walk(self, size: int, told: Tensor, seen: Tensor, beta: Tensor, generator: torch.Generator) -> Tensor:
         def log_weight(noise: Tensor, index: Tensor) -> Tensor:
-            return self._weighted(noise, told[index], beta[index])[1]
+            return self._weighted(noise, told[index], seen[index], beta[index])[1]
 
         options = TemperingOptions(particles=size, moves=_WALK.moves, ess=_WALK.ess)
         found = temper(log_weight, len(told), self.whitening.dim, (1.0, 1.0), options, generator)
         order = found.index.argsort()
-        u = self._weighted(found.u[order], told, beta)[0].movedim(0, 1)
+        u = self._weighted(found.u[order], told, seen, beta)[0].movedim(0, 1)
         # Neighbours are copies of each other where the moves were refused.
         return u[torch.randperm(size, generator=generator)]
 
-    def _weighted(self, noise: Tensor, told: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    def _weighted(self, noise: Tensor, told: Tensor, seen: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         """`u` `(m, p, d)` of `noise` `(m, p, d)`, and `g` `(m, p)`; `told` is what the network is told of each x."""
-        z = told[:, : self.network.dim_z]
         transform = self.network.given(told[:, None], beta[:, None]).transform
         u = transform.inv(noise)
         log_q = log_normal(noise) + transform.log_abs_det_jacobian(u, noise)
         log_prior = log_normal(u) + self.whitening.log_prior_ratio(u)
-        return u, log_prior + beta[:, None] * self.source.log_prob(u, z[:, None]) - log_q
+        return u, log_prior + beta[:, None] * self.source.log_prob(u, seen[:, None]) - log_q
 
 
 def _generator(seed: int | None) -> torch.Generator:

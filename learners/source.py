@@ -61,6 +61,7 @@ class Source(nn.Module, abc.ABC):
 
     Attributes:
         draws_x: Whether `sample` draws data.
+        sees_x: Whether `l` is asked of x itself, in double precision on the CPU, in place of its scaled data z.
         pairs_are_draws: Whether pairs of prior and simulator are taken for draws of the posterior at beta = 1: where
             `l` is a log-likelihood (up to a function of x), and learned of this simulator.
         fitted: Whether it has been fitted.
@@ -68,6 +69,7 @@ class Source(nn.Module, abc.ABC):
     """
 
     draws_x: ClassVar[bool] = False
+    sees_x: ClassVar[bool] = False
     pairs_are_draws: ClassVar[bool] = True
     fitted: bool = False
     validity: Validity | None
@@ -98,7 +100,10 @@ class Source(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`; in any precision."""
+        """`l(u, x)` for broadcastable `u` `(*, d)` and `z` `(*, k)`, shape `(*,)`, in any precision.
+
+        If `sees_x`, `z` is x itself: so it is wherever "what the source sees" is asked for.
+        """
 
     @abc.abstractmethod
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from simulators.errors import DataError, nearest
 from .cost import Cost, Distance
 from .known import KnownLikelihood, LogLikelihood
 from .ratio import Ratio
-from .scaling import DataScaling
 from .source import Source
 from .surrogate import Surrogate, SurrogateOptions
 from .whitening import Whitening
@@ -61,12 +60,10 @@ class SourceChoice:
         """The function of a source that is not learned."""
         return self.log_likelihood or self.loss
 
-    def build(
-        self, whitening: Whitening, scaling: DataScaling, dim_z: int, options: SurrogateOptions, seed: int
-    ) -> Source:
+    def build(self, whitening: Whitening, dim_z: int, options: SurrogateOptions, seed: int) -> Source:
         """The source for data `z` of dimension `dim_z`, not fitted yet."""
         if self.known is not None:
-            return KnownLikelihood(self.known, whitening, scaling, is_loss=self.loss is not None)
+            return KnownLikelihood(self.known, whitening, is_loss=self.loss is not None)
         if self.name == "ratio":
             return Ratio(whitening.dim, dim_z, options.hidden, seed)
         if self.distance is not None:

@@ -21,7 +21,7 @@ from .distillation import DistillationOptions
 from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
-from .rows import evenly
+from .rows import RowView, evenly
 from .simulations import truncated_weights
 from .source import Source
 from .tempered_density import TemperedDensity
@@ -53,6 +53,7 @@ class Teaching:
         beta_range: Lowest and highest temperature.
         options: Sizes.
         generator: Source of randomness on the CPU.
+        x, x_o: The data of `z` and `z_o` as they are, if the source sees x itself; else None.
     """
 
     prior: Distribution
@@ -65,50 +66,54 @@ class Teaching:
     beta_range: tuple[float, float]
     options: LearnerOptions
     generator: torch.Generator
+    x: RowView | None = None
+    x_o: Tensor | None = None
 
     def banks(self, final: bool) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
         size = self.options.bank if final else self.options.bank // 8
         simulations = size // 2 if self.source.draws_x else size
         rows = torch.randperm(len(self.z), generator=self.generator)[:simulations]
-        simulated = self.z[rows.to(self.z.device)]
+        simulated, x = self.z[rows.to(self.z.device)], None if self.x is None else self.x[rows]
         if self.z_o is None:
-            z = self._joined(simulated, size, self._prior_u)
-            return [ParticleBank(self.temper(z, self.options.tempering), z, 1.0)]
-        copies = max(1, (4 if final else 1) // len(self.z_o))
-        z_o = self.z_o.repeat(copies, 1)
-        focus = self.temper(z_o, self.options.focus)
+            return [self._bank(self._joined(simulated, size, self._prior_u), x, self.options.tempering, 1.0)]
+        copies, share = max(1, (4 if final else 1) // len(self.z_o)), self.options.focus_share
+        x_o = None if self.x_o is None else self.x_o.repeat(copies, 1)
+        focus = self._bank(self.z_o.repeat(copies, 1), x_o, self.options.focus, share)
 
         def like_observed(n: int) -> Tensor:
-            density = TemperedDensity.from_particles(focus, 1000, self.generator)
+            density = TemperedDensity.from_particles(focus.particles, 1000, self.generator)
             return density.sample(n, self.generator)[0].to(self.z.device)
 
-        z = self._joined(simulated, size, like_observed)
-        share = self.options.focus_share
-        around = self.temper(z, self.options.tempering)
-        return [ParticleBank(focus, z_o, share), ParticleBank(around, z, 1 - share)]
+        return [
+            focus,
+            self._bank(self._joined(simulated, size, like_observed), x, self.options.tempering, 1 - share),
+        ]
+
+    def _bank(self, z: Tensor, x: Tensor | None, options: TemperingOptions, share: float) -> ParticleBank:
+        return ParticleBank(self.temper(z if x is None else x, options), z, share, x)
 
     def temper(
-        self, z: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
+        self, seen: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
     ) -> TemperedParticles:
-        """Particles for data `z` `(m, k)` at temperatures of `beta_range`, that of training if not given."""
+        """Particles for what the source sees of x `(m, k)`, at temperatures of `beta_range` or those of training."""
         with self.target() as target:
             return temper(
-                lambda u, index: target.log_likelihood(u, z[index.to(z.device)]),
-                len(z),
+                lambda u, index: target.log_likelihood(u, seen[index.to(seen.device)]),
+                len(seen),
                 self.whitening.dim,
                 beta_range or self.beta_range,
                 options,
                 self.generator,
                 self.whitening.log_prior_ratio,
-                z.device,
+                self.z.device,
                 rungs=(1.0,),
             )
 
-    def walk(self, z: Tensor, beta: float, n: int) -> Tensor:
-        """`n` draws `u` `(n, d)` of the tempered posterior of the data `z` `(1, k)`."""
+    def walk(self, seen: Tensor, beta: float, n: int) -> Tensor:
+        """`n` draws `u` `(n, d)` of the tempered posterior of one x; of which the source sees that, `(1, k)`."""
         particles = n if n >= _FEWEST else self.options.focus.particles
-        walked = self.temper(z, replace(self.options.focus, particles=particles), (beta, beta))
+        walked = self.temper(seen, replace(self.options.focus, particles=particles), (beta, beta))
         return evenly(walked.u[-1], n)
 
     @torch.no_grad()
@@ -138,14 +143,14 @@ class Teaching:
         threads = self.options.threads or torch.get_num_threads()
 
         @torch.no_grad()
-        def evaluate(u: Tensor, z: Tensor) -> Tensor:
+        def evaluate(u: Tensor, seen: Tensor) -> Tensor:
             with bounded_threads(1):
-                return self.source.log_prob(u, z[:, None, :])
+                return self.source.log_prob(u, seen[:, None, :])
 
-        def log_likelihood(u: Tensor, z: Tensor) -> Tensor:
+        def log_likelihood(u: Tensor, seen: Tensor) -> Tensor:
             # The networks are too small to gain from threads inside one operation.
             parts = max(1, min(threads, len(u)))
-            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), z.tensor_split(parts))))
+            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), seen.tensor_split(parts))))
 
         with ThreadPoolExecutor(threads) as workers:
             yield Target(lambda u: log_normal(u) + self.whitening.log_prior_ratio(u), log_likelihood)
@@ -160,7 +165,7 @@ class Teaching:
         if not self.beta_range[0] <= 1.0 <= self.beta_range[1] or options.joint_share <= 0:
             return []
         if not self.source.pairs_are_draws:
-            return [JointPairs(self.u, self.z, torch.ones(len(self.u)), 0.0)]
+            return [JointPairs(self.u, self.z, torch.ones(len(self.u)), 0.0, x=self.x)]
         real = self._real_pairs(options)
         if not self.source.draws_x:
             return [] if real is None else [real]
@@ -185,7 +190,8 @@ class Teaching:
         most = options.real_share if self.source.draws_x else options.joint_share
         effective = float(weight.sum().square() / weight.square().sum())
         share = min(most, options.joint_share, 20 * effective / options.pairs)
-        return JointPairs(self.u, self.z, weight.float(), share, known.nonzero().squeeze(-1).to(self.z.device))
+        rows = known.nonzero().squeeze(-1).to(self.z.device)
+        return JointPairs(self.u, self.z, weight.float(), share, rows, x=self.x)
 
     def _joined(self, simulated: Tensor, size: int, fresh_u: Callable[[int], Tensor]) -> Tensor:
         """`simulated`, and draws of the source up to `size` in all."""

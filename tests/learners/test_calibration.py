@@ -53,7 +53,7 @@ def test_refined_draws_of_a_wrong_network_pass(exact_posterior: Build) -> None:
     def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
         return -2 * (x - theta).square().sum(dim=-1)
 
-    wrong.source = KnownLikelihood(log_likelihood, wrong.whitening, wrong.scaling)
+    wrong.source = KnownLikelihood(log_likelihood, wrong.whitening)
     torch.manual_seed(1)
     theta = PRIOR.sample((200,))
     x = theta + 0.5 * torch.randn(200, 2)

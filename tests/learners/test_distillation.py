@@ -72,14 +72,14 @@ def test_held_out_particles_are_never_drawn() -> None:
 
 def test_joint_pairs_come_as_often_as_their_weights_say() -> None:
     pairs = JointPairs(torch.arange(4.0)[:, None], torch.zeros(4, 1), torch.tensor([1.0, 0.0, 2.0, 1.0]), 1.0)
-    u, _ = pairs.draw(400, torch.Generator().manual_seed(0))
+    u, _, _ = pairs.draw(400, torch.Generator().manual_seed(0))
     assert torch.bincount(u[:, 0].long(), minlength=4).tolist() == [100, 0, 200, 100]
 
 
 def test_joint_pairs_of_some_rows_are_those_and_stay_apart_when_split() -> None:
     u = torch.arange(10.0)[:, None]
     pairs = JointPairs(u, -u, torch.tensor([1.0, 3.0, 1.0, 1.0]), 1.0, torch.tensor([2, 5, 7, 9]))
-    drawn, z = pairs.draw(600, torch.Generator().manual_seed(0))
+    drawn, z, _ = pairs.draw(600, torch.Generator().manual_seed(0))
     assert torch.equal(z, -drawn)
     assert torch.bincount(drawn[:, 0].long(), minlength=10).tolist() == [0, 0, 100, 0, 0, 300, 0, 100, 0, 100]
     first, second = pairs.split(0.25)

@@ -13,7 +13,6 @@ from torch import Tensor
 from learners import LearnerOptions, TemperedPosterior
 from learners.known import KnownLikelihood
 from learners.learner import Learner
-from learners.scaling import DataScaling
 from learners.whitening import whiten
 from simulators.errors import DataError
 
@@ -66,10 +65,9 @@ def test_the_simulations_only_say_which_x_there_are(
 
 def test_it_is_the_function_of_theta_and_x(linear_gaussian: LinearGaussian) -> None:
     theta, x = linear_gaussian.draw(40, seed=2)
-    whitening, scaling = whiten(linear_gaussian.prior), DataScaling.fit(x)
-    known = KnownLikelihood(lambda t, y: (t * y).sum(dim=-1), whitening, scaling)
-    u, z = whitening.to_u(theta).float(), scaling(x)
-    table = known.log_prob(u[:, None], z[None])
+    whitening = whiten(linear_gaussian.prior)
+    known = KnownLikelihood(lambda t, y: (t * y).sum(dim=-1), whitening)
+    table = known.log_prob(whitening.to_u(theta).float()[:, None], x[None])
     assert table.shape == (40, 40)
     torch.testing.assert_close(table, (theta @ x.T).double(), atol=1e-3, rtol=1e-4)
 
@@ -139,7 +137,7 @@ def test_a_function_of_another_shape_is_refused(linear_gaussian: LinearGaussian,
 def test_counts_come_to_the_function_as_whole_numbers(small: LearnerOptions) -> None:
     prior = torch.distributions.Independent(torch.distributions.Uniform(torch.tensor([0.5]), torch.tensor([20.0])), 1)
     theta = prior.sample((3000,))
-    # The second is large enough for single precision to leave whole numbers.
+    # Scaled data in single precision would leave the second no whole numbers.
     x = torch.cat([torch.poisson(theta), torch.poisson(torch.full_like(theta, 1e6))], dim=1).double()
 
     def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
@@ -155,6 +153,66 @@ def test_counts_come_to_the_function_as_whole_numbers(small: LearnerOptions) -> 
         draws = posterior.sample((4000,), x=torch.tensor([10.0, 1e6]), beta=beta, seed=0).double()
         assert abs(draws.mean() - mean) < 0.2 * deviation
         assert float(draws.std()) == pytest.approx(float(deviation), rel=0.15)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_function_gets_x_as_it_is(tiny: LearnerOptions, targeted: bool) -> None:
+    """In training, walking and refining: not what single precision leaves of it."""
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(300, 2, generator=generator).double()
+    x = torch.cat([theta.clamp(min=0.0), 1e5 * torch.randn(300, 1, generator=generator).double().exp()], dim=1)
+    x_o = torch.tensor([[0.0, 0.1, 1e5 + 0.01], [0.7, 0.0, 2e5 / 3]], dtype=torch.float64)
+    there = {tuple(row) for row in torch.cat([x, x_o]).tolist()}
+
+    def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
+        assert {tuple(row) for row in x.unique(dim=0).tolist()} <= there
+        return -(theta - x[:, :2]).square().sum(dim=-1)
+
+    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    learner = Learner(prior, (0.5, 2.0), x_o if targeted else None, tiny, log_likelihood=log_likelihood)
+    learner.add_prior_draws(theta, x)
+    learner.fit_surrogate()
+    learner.fit_posterior()
+    assert learner.walk(x_o[0], 1.0, 5).shape == (5, 2)
+    posterior = learner.posterior().set_default_x(x_o[0])
+    assert posterior.sample((5,), refine=True).shape == (5, 2)
+    assert posterior.sample_batched((5,), torch.cat([x_o[:1], x[:1]]), refine=True).shape == (5, 2, 2)
+    assert posterior.efficiency(x[:1]) > 0
+
+
+def test_zeros_that_are_inflated(small: LearnerOptions) -> None:
+    """x is zero with probability theta, else log-normal: theta given x is Beta(2, 1) or Beta(1, 2) at beta = 1."""
+    prior = torch.distributions.Independent(torch.distributions.Uniform(torch.zeros(1), torch.ones(1)), 1)
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.rand(1000, 1, generator=generator)
+    x = torch.randn(1000, 1, generator=generator).exp().where(torch.rand(1000, 1, generator=generator) > theta, 0.0)
+
+    def log_likelihood(theta: Tensor, x: Tensor) -> Tensor:
+        return torch.where(x == 0, theta.log(), (-theta).log1p())[:, 0]
+
+    less = dataclasses.replace(small, distillation=dataclasses.replace(small.distillation, pairs=10_000))
+    posterior = TemperedPosterior.fit(theta, x, prior, (0.5, 2.0), less, log_likelihood=log_likelihood)
+    for x_o, mean in ((0.0, 2 / 3), (1.0, 1 / 3)):
+        for refine in (False, True):
+            draws = posterior.sample((4000,), x=[x_o], seed=0, refine=refine)
+            assert float(draws.mean()) == pytest.approx(mean, abs=0.05)
+
+
+def test_x_far_in_a_tail_keeps_its_digits(tiny: LearnerOptions) -> None:
+    sigma, x_o = 0.01, 1e5 + 0.003
+    prior = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), torch.ones(1)), 1)
+    learner = Learner(
+        prior,
+        (0.5, 1.0),
+        options=tiny,
+        log_likelihood=lambda theta, x: -0.5 * ((x - 1e5 * (x > 5e4) - theta) / sigma).square()[:, 0],
+    )
+    theta = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
+    learner.add_prior_draws(theta, theta)
+    learner.fit_surrogate()
+    assert float(learner.walk(torch.tensor([x_o], dtype=torch.float64), 1.0, 2000).mean()) == pytest.approx(
+        0.003, abs=0.1 * sigma
+    )
 
 
 def test_a_function_that_is_finite_nowhere_is_an_error(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:

@@ -34,7 +34,7 @@ def untrained(prior: Distribution, dim_x: int, log_likelihood: LogLikelihood) ->
     torch.manual_seed(0)
     network = PosteriorNetwork(whitening.dim, dim_x, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1))
     familiarity = Familiarity.fit(torch.randn(1000, dim_x))
-    source = KnownLikelihood(log_likelihood, whitening, scaling)
+    source = KnownLikelihood(log_likelihood, whitening)
     return TemperedPosterior(network, whitening, scaling, familiarity, source=source)
 
 

@@ -93,7 +93,7 @@ def real_pairs(shift: float, scale: float, n: int = 4000) -> JointPairs:
 
 
 def test_real_pairs_are_drawn_as_if_their_theta_came_from_the_prior() -> None:
-    u, _ = real_pairs(0.7, 1.2).draw(20_000, torch.Generator().manual_seed(2))
+    u, _, _ = real_pairs(0.7, 1.2).draw(20_000, torch.Generator().manual_seed(2))
     assert float(u.mean()) == pytest.approx(0.0, abs=0.06)
     assert float(u.std()) == pytest.approx(1.0, abs=0.06)
 
