@@ -29,7 +29,11 @@ def as_double(value: Any, what: str, error: type[TemperflowError] = DataError) -
     try:
         if not isinstance(value, Tensor):
             # By way of NumPy where it can: torch knows no frames, and no strides that go backwards.
-            value = torch.as_tensor(_writable(value) if hasattr(value, "__array__") else value, device="cpu")
+            numbers = _writable(value) if hasattr(value, "__array__") else value
+            value = torch.as_tensor(numbers, device="cpu")
+            if value.is_floating_point():
+                # Python's numbers are double; torch reads lists of them in its default precision.
+                value = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
         if not value.is_complex():
             return value.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as reason:

@@ -210,9 +210,7 @@ def test_x_far_in_a_tail_keeps_its_digits(tiny: LearnerOptions) -> None:
     theta = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
     learner.add_prior_draws(theta, theta)
     learner.fit_surrogate()
-    assert float(learner.walk(torch.tensor([x_o], dtype=torch.float64), 1.0, 2000).mean()) == pytest.approx(
-        0.003, abs=0.1 * sigma
-    )
+    assert float(learner.walk([x_o], 1.0, 2000).mean()) == pytest.approx(0.003, abs=0.1 * sigma)
 
 
 def test_a_function_that_is_finite_nowhere_is_an_error(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
