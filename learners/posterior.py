@@ -178,7 +178,7 @@ class TemperedPosterior:
         Raises:
             TemperatureError: `beta` outside the trained range.
             ObservationError: No x, or one of another shape, or not finite.
-            RefinementError: There is nothing to refine with.
+            RefinementError: There is nothing to refine with, or no theta was found that can have made x.
         """
         return self._draw(Size(sample_shape), x, self._one(x), beta, seed, refine)
 
@@ -203,8 +203,8 @@ class TemperedPosterior:
 
         .. math:: \Big(\sum_i w_i\Big)^2 \Big/ n \sum_i w_i^2
 
-        (Kong 1992; Dax et al. 2023, arXiv 2210.05686). Where it is small, use `refine=True`. It knows nothing of the
-        source's own error.
+        (Kong 1992; Dax et al. 2023, arXiv 2210.05686); zero where no draw can have made x. Where it is small, use
+        `refine=True`. It knows nothing of the source's own error.
 
         Raises:
             TemperatureError, ObservationError, RefinementError: As `sample`.

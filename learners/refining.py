@@ -19,6 +19,7 @@ from __future__ import annotations
 
 __all__ = ["Refiner"]
 
+import math
 import operator
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from simulators.errors import RefinementError
 from .network import PosteriorNetwork
 from .saved_source import SavedSource
 from .source import Source
-from .tempering import TemperingOptions, temper
+from .tempering import IMPOSSIBLE, TemperingOptions, temper
 from .whitening import Whitening, log_normal
 
 #: Particles of one walk at least: their differences are its steps.
@@ -74,6 +75,9 @@ class Refiner:
         """`n` draws `u` of the tempered posterior of each x at `beta` `(m,)`: `(n, m, d)`.
 
         `z` `(m, k)` is what the network sees of it, `seen` `(m, k)` what the source does.
+
+        Raises:
+            RefinementError: For one of them no theta was found that can have made it.
         """
         walks, generator = -(-max(1, n) // _AT_ONCE), _generator(seed)
         size = max(-(-n // walks), _FEWEST)
@@ -85,11 +89,17 @@ class Refiner:
 
     @torch.no_grad()
     def efficiency(self, n: int, z: Tensor, seen: Tensor, beta: Tensor, seed: int | None) -> Tensor:
-        """The effective share of `n` draws of the network, for each x at `beta` `(m,)`: `(m,)`; else as `draw`."""
+        """The effective share of `n` draws of the network, for each x at `beta` `(m,)`: `(m,)`; else as `draw`.
+
+        Zero where no draw can have made x, and where the weight of one is infinite: beside it others are none.
+        """
         noise = torch.randn(len(z), n, self.whitening.dim, generator=_generator(seed), dtype=torch.float32)
         log_weight = self._weighted(noise, self.network.told(z), seen, beta)[1].double()
-        weight = torch.softmax(log_weight.nan_to_num(-1e10, posinf=-1e10, neginf=-1e10), dim=1)
-        return 1 / (n * weight.square().sum(dim=1))
+        log_weight = log_weight.where(~log_weight.isnan(), -math.inf)
+        best = log_weight.amax(dim=1, keepdim=True)
+        weight = (log_weight - best).exp()  # NaN where the best is infinite
+        share = weight.sum(dim=1).square() / (n * weight.square().sum(dim=1))
+        return share.where((best[:, 0] > IMPOSSIBLE) & (best[:, 0] < math.inf), 0.0)
 
     def _walk(self, size: int, told: Tensor, seen: Tensor, beta: Tensor, generator: torch.Generator) -> Tensor:
         def log_weight(noise: Tensor, index: Tensor) -> Tensor:
@@ -97,6 +107,13 @@ class Refiner:
 
         options = TemperingOptions(particles=size, moves=_WALK.moves, ess=_WALK.ess)
         found = temper(log_weight, len(told), self.whitening.dim, (1.0, 1.0), options, generator)
+        lost = int((found.log_likelihood <= IMPOSSIBLE).all(dim=1).sum())
+        if lost:
+            raise RefinementError(
+                f"expected some theta that can have made x, but for {lost} of {len(told)} x the log-likelihood or the "
+                f"prior is minus infinity or NaN for each of the {size} theta found; see that x is what the simulator "
+                "can return and that the log-likelihood is finite there, or draw without refine"
+            )
         order = found.index.argsort()
         u = self._weighted(found.u[order], told, seen, beta)[0].movedim(0, 1)
         # Neighbours are copies of each other where the moves were refused.

@@ -63,7 +63,7 @@ class SavedModelError(TemperflowError):
 
 
 class RefinementError(TemperflowError):
-    """Draws cannot be refined: what the network was distilled from is not there."""
+    """Draws cannot be refined: what the network was distilled from is not there, or says that x is impossible."""
 
 
 class TrackingError(TemperflowError):

@@ -137,6 +137,25 @@ def test_what_is_impossible_is_left_out(linear_gaussian: LinearGaussian) -> None
     assert 0.3 < posterior.efficiency(x=X) < 0.6
 
 
+@pytest.mark.parametrize("nothing", [-math.inf, math.nan, -1e35])
+def test_where_everything_is_impossible(linear_gaussian: LinearGaussian, nothing: float) -> None:
+    posterior = untrained(linear_gaussian.prior, 2, lambda theta, x: torch.where(x[:, 0] > 3, nothing, 0.0))
+    assert posterior.efficiency(x=[0.0, 0.0]) > 0.1
+    impossible = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    with pytest.warns(UserWarning, match="unlike"):
+        assert posterior.efficiency(x=impossible[1]) == 0.0
+    with (
+        pytest.warns(UserWarning, match="unlike"),
+        pytest.raises(RefinementError, match="for 1 of 2 x the log-likelihood"),
+    ):
+        posterior.sample_batched((10,), impossible, refine=True)
+
+
+def test_an_infinite_weight_leaves_no_efficiency(linear_gaussian: LinearGaussian) -> None:
+    posterior = untrained(linear_gaussian.prior, 2, lambda theta, x: torch.where(theta[:, 0] > 2, math.inf, 0.0))
+    assert posterior.efficiency(x=X) == 0.0
+
+
 def learned(source: str, linear_gaussian: LinearGaussian, options: LearnerOptions) -> TemperedPosterior:
     theta, x = linear_gaussian.draw(300, seed=2)
     distance = (lambda a, b: (a - b).square().sum(dim=-1)) if source == "cost" else None
