@@ -33,8 +33,6 @@ from .whitening import Whitening, log_normal
 _LOST, _JUDGED = 0.15, 4000
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
 _MOST_NUMBERS = 20_000_000
-#: Particles move by the difference of two others.
-_FEWEST = 3
 #: So many draws are not all beyond reach by chance.
 _MANY = 100
 
@@ -112,7 +110,8 @@ class Teaching:
 
     def walk(self, seen: Tensor, beta: float, n: int) -> Tensor:
         """`n` draws `u` `(n, d)` of the tempered posterior of one x; of which the source sees that, `(1, k)`."""
-        particles = n if n >= _FEWEST else self.options.focus.particles
+        # Few particles know neither where to go nor how far: more walk than are asked for.
+        particles = max(n, self.options.focus.particles)
         walked = self.temper(seen, replace(self.options.focus, particles=particles), (beta, beta))
         return evenly(walked.u[-1], n)
 

@@ -213,6 +213,23 @@ def test_x_far_in_a_tail_keeps_its_digits(tiny: LearnerOptions) -> None:
     assert float(learner.walk([x_o], 1.0, 2000).mean()) == pytest.approx(0.003, abs=0.1 * sigma)
 
 
+def test_few_draws_are_as_good_as_many(tiny: LearnerOptions) -> None:
+    """As many particles walk for them: five do not find their way in ten dimensions."""
+    dim, sigma = 10, 0.1
+    prior = torch.distributions.MultivariateNormal(torch.zeros(dim), torch.eye(dim))
+    options = dataclasses.replace(tiny, focus=LearnerOptions().focus)
+    learner = Learner(
+        prior, (0.5, 1.0), options=options, log_likelihood=lambda t, x: -0.5 * ((x - t) / sigma).square().sum(dim=-1)
+    )
+    theta = torch.randn(100, dim, generator=torch.Generator().manual_seed(0))
+    learner.add_prior_draws(theta, theta)
+    learner.fit_surrogate()
+    draws = torch.cat([learner.walk(torch.ones(dim), 1.0, 5) for _ in range(10)])
+    off = (draws - 1 / (1 + sigma**2)) * (1 + sigma**-2) ** 0.5
+    assert abs(float(off.mean())) < 0.3
+    assert 0.7 < float(off.square().mean()) < 1.4
+
+
 def test_a_function_that_is_finite_nowhere_is_an_error(linear_gaussian: LinearGaussian, tiny: LearnerOptions) -> None:
     theta, x = linear_gaussian.draw(200, seed=1)
     with pytest.raises(DataError, match="log_likelihood: expected a finite number for at least one of 200"):
