@@ -11,16 +11,18 @@ __all__ = [
     "LOG_SLOPE",
     "MAX_LOG_SCALE",
     "MIN_POSITIVE",
+    "OLD_MIN_POSITIVE",
     "SCORING_STEPS",
     "TINY",
 ]
 
 import math
+import sys
 
 #: Scaled data beyond grow like a logarithm.
 KNEE = 5.0
-#: What stands for zero before a logarithm.
-MIN_POSITIVE = 1e-30
+#: What stands for zero before a logarithm: the least number of full precision; in saves that do not say, another.
+MIN_POSITIVE, OLD_MIN_POSITIVE = sys.float_info.min, 1e-30
 #: Least distance of a quantile from 0 and 1.
 TINY = 1e-15
 #: Everything the network learned is multiplied by `1 - exp(-GATE beta / beta_low)`.

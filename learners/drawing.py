@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from threadpoolctl import ThreadpoolController
 
 from .asking import check_beta, check_x, noise, pieces, unlike
-from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, MIN_POSITIVE
+from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, OLD_MIN_POSITIVE
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
 from .scoring import ROWS, hints
 from .spline_inverse import invert_spline
@@ -53,6 +53,7 @@ class DrawingPosterior:
         self._to_theta = to_theta
         self._logarithmic = np.array(scaling["logarithmic"], dtype=bool)
         self._root = np.array(scaling.get("root", np.zeros(self.dim_x)), dtype=bool)
+        self._floor = float(scaling.get("floor", OLD_MIN_POSITIVE))
         self._center, self._scale = (np.array(scaling[key], dtype=np.float64) for key in ("center", "scale"))
         self._mean, self._precision, self._distances = (
             arrays[f"familiarity.{key}"] for key in ("mean", "precision", "distances")
@@ -115,7 +116,7 @@ class DrawingPosterior:
         """`DataScaling`: `(b, k)` float32."""
         with np.errstate(invalid="ignore"):  # of what the masks leave out
             value = np.where(self._root, np.sqrt(np.maximum(x + 0.5, 0.0)), x)
-            value = np.where(self._logarithmic, np.log(np.maximum(x, MIN_POSITIVE)), value)
+            value = np.where(self._logarithmic, np.log(np.maximum(x, self._floor)), value)
         t = (value - self._center) / self._scale
         beyond = np.maximum(np.abs(t) - KNEE, 0.0)
         return np.where(beyond == 0.0, t, np.sign(t) * (KNEE + np.log1p(beyond))).astype(np.float32)

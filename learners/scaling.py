@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constants import KNEE, MIN_POSITIVE
+from .constants import KNEE, MIN_POSITIVE, OLD_MIN_POSITIVE
 
 _CENTRAL = torch.tensor([0.16, 0.5, 0.84], dtype=torch.float64)
 _WIDE = torch.tensor([0.01, 0.99], dtype=torch.float64)
@@ -34,11 +34,21 @@ class DataScaling:
         center: Median of each column (after the logarithm), `(k,)`.
         scale: Half of the central 68 % of each column, `(k,)`.
         root: Which columns are counts, taken on the square root scale, boolean `(k,)`; none if not given.
+        floor: What stands for zero, and for less, before a logarithm.
     """
 
-    def __init__(self, logarithmic: Tensor, center: Tensor, scale: Tensor, root: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        logarithmic: Tensor,
+        center: Tensor,
+        scale: Tensor,
+        root: Tensor | None = None,
+        *,
+        floor: float = MIN_POSITIVE,
+    ) -> None:
         self.logarithmic, self.center, self.scale = logarithmic.bool(), center.double(), scale.double()
         self.root = torch.zeros_like(self.logarithmic) if root is None else root.bool()
+        self.floor = floor
         self._any_logarithmic, self._any_root = bool(self.logarithmic.any()), bool(self.root.any())
 
     @classmethod
@@ -84,7 +94,7 @@ class DataScaling:
         x = x.double()
         value = torch.where(self.root, _root(x), x) if self._any_root else x
         if self._any_logarithmic:
-            value = torch.where(self.logarithmic, x.clamp(min=MIN_POSITIVE).log(), value)
+            value = torch.where(self.logarithmic, x.clamp(min=self.floor).log(), value)
         t = (value - self.center) / self.scale
         return long_tails(t).float()
 
@@ -108,9 +118,8 @@ class DataScaling:
         return torch.where(self.logarithmic, slope + value.clamp(max=700.0), slope)
 
     def to(self, device: torch.device | str) -> DataScaling:
-        return DataScaling(
-            self.logarithmic.to(device), self.center.to(device), self.scale.to(device), self.root.to(device)
-        )
+        parts = (self.logarithmic, self.center, self.scale, self.root)
+        return DataScaling(*(part.to(device) for part in parts), floor=self.floor)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, read back by `from_dict`."""
@@ -119,6 +128,7 @@ class DataScaling:
             "center": self.center.tolist(),
             "scale": self.scale.tolist(),
             "root": self.root.tolist(),
+            "floor": self.floor,
         }
 
     @classmethod
@@ -126,7 +136,8 @@ class DataScaling:
         center, scale = (torch.tensor(spec[k], dtype=torch.float64) for k in ("center", "scale"))
         # Saves of format 1 know no roots.
         root = torch.tensor(spec["root"]) if "root" in spec else None
-        return cls(torch.tensor(spec["logarithmic"]), center, scale, root)
+        floor = float(spec.get("floor", OLD_MIN_POSITIVE))
+        return cls(torch.tensor(spec["logarithmic"]), center, scale, root, floor=floor)
 
 
 def long_tails(t: Tensor) -> Tensor:

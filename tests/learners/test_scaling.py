@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,9 +108,19 @@ def test_units_may_be_as_small_as_they_like() -> None:
     alike = [name for name in COLUMNS if name != "integer"]  # those are counts in one unit alone
     x = torch.stack([COLUMNS[name] for name in alike], dim=-1)
     z = DataScaling.fit(x)(x)
-    for unit in (1e-9, 1e-21, 1e12):
-        some = [i for i, name in enumerate(alike) if name != "minuscule" or unit > 1]  # a logarithm has a floor
-        torch.testing.assert_close(DataScaling.fit(unit * x)(unit * x)[:, some], z[:, some], rtol=1e-4, atol=1e-4)
+    for unit in (1e-9, 1e-21, 1e-100, 1e12):
+        torch.testing.assert_close(DataScaling.fit(unit * x)(unit * x), z, rtol=1e-4, atol=1e-4)
+
+
+def test_small_positive_numbers_are_told_apart_and_old_saves_do_as_they_did() -> None:
+    x = torch.cat([1e-40 * COLUMNS["decades"], torch.zeros(1)])[:, None].double()
+    scaling = DataScaling.fit(x[:-1])
+    assert scaling.logarithmic.all()
+    assert len(scaling(x).unique()) > 0.99 * len(x.unique())
+    for again in (DataScaling.from_dict(json.loads(json.dumps(scaling.as_dict()))), scaling.to("cpu")):
+        assert torch.equal(again(x), scaling(x))
+    old = {key: value for key, value in scaling.as_dict().items() if key != "floor"}
+    assert len(DataScaling.from_dict(old)(x).unique()) == 1
 
 
 def test_batch_shapes_are_kept() -> None:
