@@ -166,9 +166,10 @@ class Campaign:
         if run.exists and self.problem.observation is not None:
             # Before it is written down for good: one of another length cannot be meant.
             check_length(self.problem.observation.x.size, run.store().summary().width, run.store().location)
-        records = run.open(self.config.model_dump(mode="json"), self.problem.identity(self.config))
+        records = run.open(
+            self.config.model_dump(mode="json"), self.problem.identity(self.config), self.problem.names
+        )
         run.update(
-            names=list(self.problem.names),
             observation=_observation_record(self.problem.observation),
             folder=self.problem.spec.folder,
             started=records.get("started", started),

@@ -80,7 +80,7 @@ def import_simulations(
     observed = identity.get("observation")
     if observed is not None and len(observed) != x.shape[1]:
         raise DataError(f"expected x of {len(observed)} numbers as in the observation, got {x.shape[1]} in {file}")
-    run.open(settings.model_dump(mode="json"), identity)
+    run.open(settings.model_dump(mode="json"), identity, names)
     try:
         run.update(folder=folder)
         return _add(run, theta, x, log_prior if from_prior else None, file)

@@ -7,6 +7,7 @@ __all__ = ["RunDirectory"]
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,10 +47,16 @@ class RunDirectory:
     def exists(self) -> bool:
         return (self.path / "campaign.json").is_file()
 
-    def open(self, config: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    def open(
+        self, config: dict[str, Any], identity: dict[str, Any], names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """Creates the folder, or continues it if it has the same identity; returns its records.
 
         An amortized campaign may be given an observation later.
+
+        Arguments:
+            config, identity: What is asked, and what of it may not change.
+            names: Names of the parameters, which are the columns of theta; None if the caller writes no rows.
 
         Raises:
             RunDirectoryError: It holds something else, belongs to another configuration, or is being written.
@@ -76,6 +83,9 @@ class RunDirectory:
                     "configuration to continue it (budget, learner, acquisition and tracking may change), or another "
                     "--dir to start anew"
                 )
+            if names is not None:
+                self._check_parameters(records.get("names"), names, self._store(config))
+                records["names"] = list(names)
             if config.get("store") is not None:
                 self._store(config).claim(records["id"], str(self.path))
             return self.update(**{**records, "config": config, "identity": identity})
@@ -128,6 +138,19 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _check_parameters(self, recorded: list[str] | None, names: Sequence[str], store: SimulationStore) -> None:
+        """Whether the columns of theta are those of before: a prior is known by where it is, not by what it is."""
+        stored = store.summary().parameters
+        if recorded in (None, list(names)) and stored in (None, len(names)):
+            return
+        had = f"the parameters {', '.join(recorded)}" if recorded is not None else f"{stored} parameters"
+        if recorded is not None and stored not in (None, len(recorded)):
+            had += f" in its record and {stored} in its store"
+        raise RunDirectoryError(
+            f"{self.path} belongs to a campaign with {had}, but the prior has {', '.join(names)}; use the prior of "
+            "before, with its parameters in the same order, to continue it, or another --dir to start anew"
+        )
 
     def _store(self, config: dict[str, Any]) -> SimulationStore:
         place = config.get("store")

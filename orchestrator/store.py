@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["SCHEMA", "SimulationStore", "StoreSummary", "split_columns"]
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -32,6 +33,7 @@ from .proposal import Finished, ProposalKind
 
 _ATTEMPTS = 20
 _CLAIM = "_campaign.json"
+_OK = ds.field("status") == str(Status.OK)
 _T = TypeVar("_T")
 
 
@@ -45,6 +47,7 @@ class StoreSummary:
         learning_seconds: Of those of this campaign that may be learned from.
         highest_id: Highest id, -1 if there is no row.
         width: Length of x, None while there is no result.
+        parameters: Length of theta, None while there is no row.
     """
 
     counts: Counter[tuple[ProposalKind, Status]] = field(default_factory=Counter)
@@ -52,6 +55,7 @@ class StoreSummary:
     learning_seconds: float = 0.0
     highest_id: int = -1
     width: int | None = None
+    parameters: int | None = None
 
     @property
     def rows(self) -> int:
@@ -157,8 +161,10 @@ class SimulationStore:
             raise RunDirectoryError(
                 f"the store {self.location} has rows of another temperflow: {error}; upgrade temperflow"
             ) from error
-        width = self._scan(_width) if any(status is Status.OK for _, status in counts) else None
-        return StoreSummary(counts, seconds, learning, int(table["id"][-1].as_py()), width)
+        succeeded = any(status is Status.OK for _, status in counts)
+        width = self._scan(functools.partial(_length, "x", _OK)) if succeeded else None
+        parameters = self._scan(functools.partial(_length, "theta", None))
+        return StoreSummary(counts, seconds, learning, int(table["id"][-1].as_py()), width, parameters)
 
     def digest(self) -> str:
         """SHA-256 of the ids, parameters, results and statuses of all rows: the identity of what was simulated."""
@@ -179,7 +185,7 @@ class SimulationStore:
     @staticmethod
     def successes(*kinds: ProposalKind) -> pc.Expression:
         """For `read`: simulations with a result that were proposed in one of these ways."""
-        return (ds.field("status") == str(Status.OK)) & ds.field("proposal").isin([str(kind) for kind in kinds])
+        return _OK & ds.field("proposal").isin([str(kind) for kind in kinds])
 
     def claim(self, owner: str, place: str) -> None:
         """Notes that the store belongs to one campaign; two would overwrite one another's ids.
@@ -279,10 +285,9 @@ def _rows(dataset: ds.Dataset, columns: Sequence[str] | None = None, chosen: pc.
     return in_order(table)
 
 
-def _width(dataset: ds.Dataset) -> int:
-    """Length of the first result."""
-    result = ds.field("status") == str(Status.OK)
-    for batch in dataset.to_batches(columns=["x"], filter=result, batch_size=1024, batch_readahead=1):
+def _length(column: str, chosen: pc.Expression | None, dataset: ds.Dataset) -> int:
+    """Length of the first of the lists in a column."""
+    for batch in dataset.to_batches(columns=[column], filter=chosen, batch_size=1024, batch_readahead=1):
         if len(batch):
-            return int(pc.list_value_length(batch["x"])[0].as_py())
-    raise AssertionError("a row with a result was counted")
+            return int(pc.list_value_length(batch[column])[0].as_py())
+    raise AssertionError("such a row was counted")

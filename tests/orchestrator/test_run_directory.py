@@ -1,0 +1,63 @@
+"""A run directory belongs to one problem, and what is in it survives a damaged record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from campaigns import write_campaign
+from rows import finished
+
+from orchestrator.importing import import_simulations
+from orchestrator.run_directory import RunDirectory
+from simulators.errors import RunDirectoryError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDirectory]:
+    run = RunDirectory(tmp_path / "run")
+    yield run
+    run.close()
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["b", "a"], ["a"]])
+def test_other_parameters_are_refused_though_the_prior_has_its_place(run: RunDirectory, names: list[str]) -> None:
+    run.open({}, {"prior": "model.py:prior"}, ["a", "b"])
+    run.store().append(finished([0]))
+    run.close()
+    record = (run.path / "campaign.json").read_text()
+    with pytest.raises(RunDirectoryError, match=rf"with the parameters a, b, but the prior has {', '.join(names)};"):
+        run.open({}, {"prior": "model.py:prior"}, names)
+    assert (run.path / "campaign.json").read_text() == record
+
+
+def test_a_store_of_other_parameters_is_not_claimed(tmp_path: Path, run: RunDirectory) -> None:
+    place = str(tmp_path / "elsewhere")
+    other = RunDirectory(tmp_path / "other")
+    other.open({"store": place}, {"store": place}, ["a", "b"])
+    other.store().append(finished([0]))
+    other.close()
+    (tmp_path / "elsewhere" / "_campaign.json").unlink()
+    with pytest.raises(RunDirectoryError, match="with 2 parameters, but the prior has a, b, c"):
+        run.open({"store": place}, {"store": place}, ["a", "b", "c"])
+    assert not run.exists
+    assert not (tmp_path / "elsewhere" / "_campaign.json").exists()
+
+
+PRIOR = "import torch\nprior = torch.distributions.MultivariateNormal(torch.zeros({0}), torch.eye({0}))\n"
+
+
+def test_imported_rows_have_the_parameters_of_the_store(tmp_path: Path, run: RunDirectory) -> None:
+    config = write_campaign(tmp_path, parameters=None, prior="prior.py:prior")
+    prior, generator = tmp_path / "prior.py", np.random.default_rng(0)
+    for d in (2, 3):
+        np.savez(tmp_path / f"{d}.npz", theta=generator.normal(size=(40, d)), x=generator.normal(size=(40, 3)))
+    prior.write_text(PRIOR.format(2))
+    import_simulations(run, tmp_path / "2.npz", config)
+    prior.write_text(PRIOR.format(3))
+    with pytest.raises(RunDirectoryError, match="with the parameters theta_0, theta_1, but the prior has theta_0, "):
+        import_simulations(run, tmp_path / "3.npz", config)
+    assert run.store().summary().parameters == 2
+    assert len(run.store()) == 40
