@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["CampaignResult", "Execution"]
 
 import json
+import logging
 import math
 import threading
 import time
@@ -41,6 +42,8 @@ from .tracked_calibration import track_checks
 from .tracking import Tracker
 from .trainer import Snapshot, Trainer
 from .watch import Watch
+
+logger = logging.getLogger(__name__)
 
 _TRACKED_FAILURES = 100
 _REMEMBER_SECONDS = 10.0
@@ -170,6 +173,7 @@ class Execution:
             rows = held_out(self.run, posterior)
             score = None if rows is None else rows.score(posterior)
             track_checks(self.tracker, tracked, checks, posterior.names, score, self.loop.spent)
+        self._tell_of_failures()
         self.run.update(finished=time.time(), mlflow=self.tracker.link)
         self.watch.write_metrics(force=True)
         self._report()
@@ -181,6 +185,7 @@ class Execution:
         missing = self._room(self._calibration_size() - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.loop.simulate(self.proposer.for_calibration(missing, None))
         self.loop.close()
+        self._tell_of_failures()
         return len(self.store)
 
     def close(self) -> None:
@@ -189,6 +194,21 @@ class Execution:
             self.loop.close()
         finally:
             self.trainer.stop()
+
+    def _tell_of_failures(self) -> None:
+        """Warns where most simulations of this process failed: that is seldom meant."""
+        ended = self.loop.successes.ended
+        if ended[False] <= ended[True]:
+            return
+        [(reason, number)] = self.loop.successes.reasons.most_common(1)
+        logger.warning(
+            "%d of the %d simulations of this run failed, %d of them with '%s'; `temperflow status %s` tells of all",
+            ended[False],
+            ended.total(),
+            number,
+            reason,
+            self.run.path,
+        )
 
     def _keep(self, snapshot: Snapshot) -> None:
         """Keeps what another trainer needs to go on from here; without it, one begins from an earlier model."""

@@ -13,19 +13,20 @@ from dataclasses import replace
 import numpy as np
 
 from learners.learner import MIN_SIMULATIONS
-from simulators.errors import DataError, TemperflowError
+from simulators.errors import TemperflowError
 from simulators.outcome import STATUSES, Status
 
 from .choice import ChoiceAhead
 from .config_learner import AcquisitionConfig
 from .journal import ProposalJournal
-from .observation import check_length
 from .pool import SimulationPool
 from .proposal import KINDS, Finished, ProposalKind, Proposals
 from .proposer import Proposer
+from .result_length import ResultLength
 from .start_order import cut
 from .store import SimulationStore
 from .store_writer import StoreWriter
+from .successes import Successes
 from .supervisor import TrainerSupervisor
 from .trainer import Snapshot, Trained
 
@@ -45,7 +46,7 @@ class SimulationLoop:
 
     Arguments:
         pool, store, journal, trainer, proposer, config: The parts.
-        dim_x: Length that x must have, None to take the first result's.
+        dim_x: Length of the results in the store, None if there are none.
         dim_observation: Length of the observation, None for an amortized campaign.
         until: Nats of the model's own uncertainty below which simulating ends, or None.
         stop_wait: Seconds that simulations in flight have to end when asked to stop.
@@ -58,6 +59,8 @@ class SimulationLoop:
         seconds: Simulator seconds spent.
         learning_seconds: Of those on what may be learned from.
         snapshot: The latest model.
+        length: What is known of the length of x.
+        successes: What this process has seen of successes and failures.
     """
 
     def __init__(
@@ -77,15 +80,16 @@ class SimulationLoop:
         on_snapshot: Callable[[Snapshot], None],
     ) -> None:
         self.pool, self.store, self.journal, self.trainer, self.proposer = pool, store, journal, trainer, proposer
-        self.config, self.dim_x, self.dim_observation = config, dim_x, dim_observation
+        self.config = config
         self.until, self._certain_models = until, 0
         self.stop_wait, self.stopping, self.on_tick = stop_wait, stopping, on_tick
         self.on_snapshot = on_snapshot
+        self.length = ResultLength(dim_x, dim_observation, store.location)
         self.writer = StoreWriter(store)
         summary = store.summary()
         self.tally: Counter[tuple[ProposalKind, Status]] = Counter(summary.counts)
         self.seconds, self.learning_seconds = summary.seconds, summary.learning_seconds
-        self._reasons: Counter[str] = Counter()
+        self.successes = Successes()
         self.snapshot: Snapshot | None = None
         self._closed = False
         self._asked = 0
@@ -114,6 +118,11 @@ class SimulationLoop:
     def valid(self) -> int:
         """Those of them with a result."""
         return sum(n for (kind, status), n in self.tally.items() if kind.trains and status is Status.OK)
+
+    @property
+    def dim_x(self) -> int | None:
+        """Length of x, None while it is not known."""
+        return self.length.value
 
     @property
     def choosing(self) -> dict[str, float]:
@@ -182,6 +191,7 @@ class SimulationLoop:
 
     def save(self) -> None:
         """Waits until everything finished is in the store."""
+        self._judge(final=True)
         while not self.writer.flush(_POLL_SECONDS):
             self._check_stop()
             self.on_tick()
@@ -208,6 +218,7 @@ class SimulationLoop:
         self._choice.close()
         self.pool.cancel()
         try:
+            self._put(self.length.close())
             self.writer.close()
         finally:
             self.journal.close()
@@ -226,37 +237,44 @@ class SimulationLoop:
         """Accounts for finished simulations, once."""
         if not len(rows):
             return
-        rows = self._checked(rows)
-        outcomes = rows.outcomes
-        pairs, numbers = np.unique(rows.proposals.kind * np.int64(len(STATUSES)) + outcomes.status, return_counts=True)
-        for pair, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
-            kind, status = divmod(pair, len(STATUSES))
-            self.tally[KINDS[kind], STATUSES[status]] += number
-        self.seconds += float(outcomes.seconds.sum())
-        self.learning_seconds += float(outcomes.seconds[rows.proposals.trains].sum())
-        for row, reason in outcomes.reasons.items():
-            self._reasons[f"{STATUSES[outcomes.status[row]]}: {reason}"] += 1
+        self.seconds += float(rows.outcomes.seconds.sum())
+        self.learning_seconds += float(rows.outcomes.seconds[rows.proposals.trains].sum())
+        self._add(self.length.held, -1)
+        self._put(self.length.admit(rows))
+        self._add(self.length.held)
+
+    def _put(self, rows: Finished) -> None:
+        """Accounts for rows of which it is known how they ended, and has them written."""
+        if not len(rows):
+            return
+        self._add(rows)
+        self.successes.add(rows)
         trains = rows.proposals.trains
-        self._choice.simulated(rows.proposals.take(trains), outcomes.ok[trains])
+        self._choice.simulated(rows.proposals.take(trains), rows.outcomes.ok[trains])
         self.writer.put(rows)
-        check_length(self.dim_observation, self.dim_x, self.store.location)
+
+    def _add(self, rows: Finished, sign: int = 1) -> None:
+        """Adds rows to the tally, or takes them away."""
+        if not len(rows):
+            return
+        codes = rows.proposals.kind * np.int64(len(STATUSES)) + rows.outcomes.status
+        for pair, number in zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True):
+            kind, status = divmod(pair, len(STATUSES))
+            self.tally[KINDS[kind], STATUSES[status]] += sign * number
+
+    def _judge(self, final: bool) -> None:
+        """Ends a campaign whose results have another length than they must have; see `ResultLength.verdict`."""
+        self._add(self.length.held, -1)
+        rows, error = self.length.verdict(final)
+        self._put(rows)
+        self._add(self.length.held)
+        if error is not None:
+            raise error
 
     def _hand_over(self) -> None:
         """Gives the trainer what is in the store: nothing is learned from that could still be lost."""
         for rows in self.writer.committed():
             self.trainer.add(rows, self.dim_x)
-
-    def _checked(self, rows: Finished) -> Finished:
-        """Results of another length than the first one are failures."""
-        lengths = rows.outcomes.lengths
-        if self.dim_x is None and rows.outcomes.ok.any():
-            self.dim_x = int(lengths[rows.outcomes.ok][0])
-        wrong = rows.outcomes.ok & (lengths != self.dim_x)
-        if not wrong.any():
-            return rows
-        expected = f"but earlier simulations returned {self.dim_x}"
-        reasons = {int(i): f"returned {int(lengths[i])} numbers, {expected}" for i in np.flatnonzero(wrong)}
-        return replace(rows, outcomes=rows.outcomes.failing(wrong, Status.WRONG_SHAPE, reasons))
 
     @property
     def _storing(self) -> bool:
@@ -322,7 +340,7 @@ class SimulationLoop:
             return
         before, unfinished = cut(self.pool.pending.id, self.proposer.next_id)
         above = self.proposer.next_id - before - (self.pool.num_pending - unfinished)
-        rows = self.trainable - above - self.writer.waiting
+        rows = self.trainable - above - self.writer.waiting - len(self.length.held)
         allowance = self._allowance(initial, target)
         held_back = allowance <= 0 and not self.pool.num_pending
         enough = rows >= max(initial, trained + max(10, 0.1 * trained))
@@ -349,16 +367,11 @@ class SimulationLoop:
         return rows >= initial and self.valid - (self.trainable - rows) >= MIN_SIMULATIONS
 
     def _check_success(self, initial: int) -> None:
-        """A simulator that never succeeds is not worth the rest of the budget."""
-        # Only failures of this process count: after mending, the same command must have a chance.
-        failed = self._reasons.total()
-        if self.valid or failed < initial:
-            return
-        [(reason, number)] = self._reasons.most_common(1)
-        raise DataError(
-            f"none of the last {failed} simulations succeeded, {number} of them with '{reason}'; mend the simulator "
-            f"and run again. All are kept in {self.store.location}"
-        )
+        """A simulator that does not succeed any more is not worth the rest of the budget."""
+        self._judge(final=self.successes.ended.total() + len(self.length.held) >= initial)
+        own = [(status, n) for (kind, status), n in self.tally.items() if kind.trains and kind.spends]
+        succeeded = sum(n for status, n in own if status is Status.OK)
+        self.successes.check(initial, sum(n for _, n in own), succeeded, self.store.location)
 
     def _finish_update(self) -> None:
         """Lets a training under way end: the trainer does one thing at a time."""

@@ -108,7 +108,8 @@ def check_length(observed: int | None, simulated: int | None, store: str) -> Non
     if None not in (observed, simulated) and observed != simulated:
         raise ObservationError(
             f"the observation has {observed} numbers, but the simulator returned {simulated}; both must list the same "
-            f"quantities in the same order. The simulations are kept in {store}"
+            f"quantities in the same order. The simulations are kept in {store}: mend the observation and run again to "
+            "go on with them, or mend the simulator and choose another --dir"
         )
 
 

@@ -52,7 +52,7 @@ class RunDirectory:
     ) -> dict[str, Any]:
         """Creates the folder, or continues it if it has the same identity; returns its records.
 
-        An amortized campaign may be given an observation later.
+        An amortized campaign may be given an observation later, and one whose observation never fitted another.
 
         Arguments:
             config, identity: What is asked, and what of it may not change.
@@ -73,8 +73,7 @@ class RunDirectory:
             new: dict[str, Any] = {"identity": identity, "id": uuid.uuid4().hex}
             records = self.records() if self.exists else new
             differing = [key for key in identity if not _same(records["identity"].get(key), identity[key])]
-            if "observation" in differing and records["identity"].get("observation") is None:
-                # What was simulated for any observation is of use for one.
+            if "observation" in differing and self._serves(records["identity"].get("observation"), config):
                 differing.remove("observation")
             if differing:
                 how = ["the order of parameters" if _reordered(records, identity, key) else key for key in differing]
@@ -138,6 +137,14 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _serves(self, observed: list[float] | None, config: dict[str, Any]) -> bool:
+        """Whether what is simulated is of use for another observation than that of before.
+
+        What was simulated for any is, and so is what was simulated for one that it never fitted: nothing was chosen for
+        its sake.
+        """
+        return observed is None or self._store(config).summary().width != len(observed)
 
     def _check_parameters(self, recorded: list[str] | None, names: Sequence[str], store: SimulationStore) -> None:
         """Whether the columns of theta are those of before: a prior is known by where it is, not by what it is."""

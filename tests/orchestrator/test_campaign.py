@@ -274,7 +274,33 @@ def test_an_observation_of_another_length_keeps_what_was_simulated(tmp_path: Pat
     config = write_campaign(tmp_path, simulator={"function": "model.py:pair"})
     with pytest.raises(ObservationError, match=r"has 3 numbers, but the simulator returned 2"):
         Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
-    assert len(SimulationStore(tmp_path / "run" / "simulations")) > 0
+    assert len(SimulationStore(tmp_path / "run" / "simulations")) >= 100
+    # Once it is mended, they are learned from.
+    (tmp_path / "x_o.csv").write_text("x\n0.5\n-0.3\n")
+    result = Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert result.posterior.metadata["simulations"] > 200
+    assert set(result.simulations()["status"]) == {"ok"}
+    assert result.simulations()["x"].map(len).eq(2).all()
+    # From now on it is this one.
+    (tmp_path / "x_o.csv").write_text("x\n0.5\n-0.4\n")
+    with pytest.raises(RunDirectoryError, match="observation changed"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+
+
+def test_where_most_simulations_failed_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "model2.py").write_text(
+        "def simulate(theta):\n    assert theta[0] > 0.7, 'too low'\n    return theta\n"
+    )
+    config = write_campaign(
+        tmp_path,
+        simulator={"function": "model2.py:simulate"},
+        acquisition={"method": "prior"},
+        observation=None,
+        budget={"simulations": 100},
+    )
+    Campaign.from_file(config, directory=tmp_path / "run").simulate(progress=False)
+    [message] = [record.getMessage() for record in caplog.records if "of this run failed" in record.getMessage()]
+    assert re.search(r"\d\d of the 100 simulations .*with 'raised: AssertionError: too low.*temperflow status", message)
 
 
 def test_results_of_another_shape_are_failures(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from orchestrator.acquisition import Candidates, LargestVariance
 from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Ended
 from orchestrator.journal import ProposalJournal
-from orchestrator.loop import SimulationLoop
+from orchestrator.loop import Interrupted, SimulationLoop
 from orchestrator.pool import SimulationPool
 from orchestrator.proposal import ProposalKind, Proposals
 from orchestrator.proposer import Proposer
 from orchestrator.store import SimulationStore
 from orchestrator.trainer import Snapshot
+from simulators.errors import DataError, ObservationError
 from simulators.outcome import Outcome, Outcomes, Status
 
 HOUR = 3600.0
@@ -32,13 +33,21 @@ PRIOR = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
 ONLY_PRIOR = AcquisitionConfig(method="prior")
 
 
+#: What is made of the number of a simulation and its theta.
+Result = Callable[[int, np.ndarray], np.ndarray | None]
+
+
 class Workers:
-    """An executor of `slots` workers whose simulations take `seconds`, by turns a little more and less, and no time."""
+    """An executor of `slots` workers whose simulations take `seconds`, by turns a little more and less, and no time.
+
+    `result` gives x of the number of the simulation and theta, or None for a failure.
+    """
 
     widest = 1
 
-    def __init__(self, slots: int, seconds: float) -> None:
-        self.slots, self.seconds, self.time = slots, seconds, 0.0
+    def __init__(self, slots: int, seconds: float, result: Result = lambda _, theta: theta) -> None:
+        self.slots, self.seconds, self.time, self.result = slots, seconds, 0.0, result
+        self._done = itertools.count()
         self._waiting: dict[int, Any] = {}
         self._running: dict[int, tuple[float, float, Any]] = {}
 
@@ -61,8 +70,14 @@ class Workers:
         task = min(self._running, key=lambda t: self._running[t])
         self.time, seconds, theta = self._running.pop(task)
         self._begin()
-        outcomes = Outcomes.from_rows([Outcome(Status.OK, row, "", self.time, seconds) for row in theta])
+        outcomes = Outcomes.from_rows([self._outcome(row, seconds) for row in theta])
         return [Ended(task, outcomes, "worker", seconds * len(theta))]
+
+    def _outcome(self, theta: np.ndarray, seconds: float) -> Outcome:
+        x = self.result(next(self._done), theta)
+        if x is None:
+            return Outcome(Status.RAISED, None, "out of order", self.time, seconds)
+        return Outcome(Status.OK, x, "", self.time, seconds)
 
     def now(self) -> float:
         return self.time
@@ -136,6 +151,7 @@ class Loops:
         trainer: Any = None,
         next_id: int = 0,
         until: float | None = None,
+        observed: int | None = None,
     ) -> SimulationLoop:
         proposer = Proposer(PRIOR, whiten(PRIOR), config, 0, next_id, LargestVariance(), targeted=True)
         journal = ProposalJournal(self.folder / "journal")
@@ -149,8 +165,8 @@ class Loops:
             trainer,
             proposer,
             config,
-            dim_x=None,
-            dim_observation=None,
+            dim_x=store.summary().width,
+            dim_observation=observed,
             until=until,
             stop_wait=0.0,
             stopping=stopping,
@@ -219,6 +235,113 @@ def test_simulating_ends_after_two_models_in_a_row_that_are_certain_enough(
         assert trainer.models == models
         assert loop.trainable < 250
         assert not loop.pool.num_pending
+
+
+def _first_is_odd(number: int, theta: np.ndarray) -> np.ndarray:
+    return theta[:1] if number == 0 else theta
+
+
+@pytest.mark.parametrize("observed", [2, None])
+def test_one_odd_first_result_does_not_decide_how_long_x_is(loops: Loops, observed: int | None) -> None:
+    loop = loops(Workers(2, 1.0, _first_is_odd), ONLY_PRIOR, observed=observed)
+    loop.train_and_simulate(60, 30, None)
+    assert loop.spent == loop.trainable == len(loop.store) == 60
+    assert loop.dim_x == loop.store.summary().width == 2
+    assert loop.store.summary().by_status == {"ok": 59, "wrong_shape": 1}
+    assert loop.counts == {Status.OK: 59, Status.WRONG_SHAPE: 1}
+    [reason] = set(loop.store.read(["reason"])["reason"].to_pylist()) - {""}
+    assert (
+        reason == f"returned 1 numbers, but {'the observation has' if observed else 'earlier simulations returned'} 2"
+    )
+
+
+def test_results_that_never_fit_the_observation_are_kept_and_end_the_campaign(
+    loops: Loops, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One that has failed says nothing of the length.
+    loop = loops(Workers(2, 1.0, lambda n, theta: None if n == 3 else theta), ONLY_PRIOR, observed=5)
+    with pytest.raises(ObservationError, match=r"observation has 5 numbers, but the simulator returned 2.*mend"):
+        loop.train_and_simulate(300, 30, None)
+    loop.close()
+    assert 30 <= len(loop.store) <= 33
+    assert loop.store.summary().width == 2
+    assert [record.message[:58] for record in caplog.records] == [
+        "the observation has 5 numbers, but the first simulation re"
+    ]
+    # A mended observation goes on with them.
+    stored = len(loop.store)
+    again = loops(Workers(2, 1.0), ONLY_PRIOR, next_id=100, observed=2)
+    again.train_and_simulate(50, 30, None)
+    assert again.spent == len(again.store) == 50
+    assert again.store.summary().by_status == {"ok": 49, "raised": 1}
+    assert len(np.unique(again.store.ids())) == 50 > stored
+
+
+def test_a_budget_smaller_than_the_first_portion_is_judged_at_its_end(loops: Loops) -> None:
+    loop = loops(Workers(2, 1.0), ONLY_PRIOR, observed=5)
+    with pytest.raises(ObservationError, match="returned 2"):
+        loop.train_and_simulate(10, 30, None)
+    loop.close()
+    assert loop.store.summary().by_status == {"ok": 10}
+
+
+def test_what_does_not_fit_the_observation_is_simulated_again_after_a_stop(loops: Loops) -> None:
+    loop = loops(Workers(2, 1.0), ONLY_PRIOR, observed=5)
+    loop.on_tick = lambda: loop.stopping.set() if len(loop.length.held) > 3 else None
+    with pytest.raises(Interrupted):
+        loop.train_and_simulate(60, 30, None)
+    assert not len(loop.store)
+    assert len(loop.journal.read()) > 3
+
+
+def test_results_of_many_lengths_none_of_them_the_observations_are_failures(loops: Loops) -> None:
+    workers = Workers(2, 1.0, lambda number, theta: np.resize(theta, 1 + number % 3))
+    loop = loops(workers, ONLY_PRIOR, observed=5)
+    with pytest.raises(
+        DataError, match=r"none of the last 3\d .*wrong_shape: returned \d numbers, but the observation"
+    ):
+        loop.train_and_simulate(300, 30, None)
+    loop.close()
+    assert set(loop.store.summary().by_status) == {"wrong_shape"}
+
+
+def test_results_of_another_length_than_the_stored_ones_end_the_campaign_early(loops: Loops) -> None:
+    loop = loops(Workers(2, 1.0), ONLY_PRIOR)
+    loop.train_and_simulate(60, 30, None)
+    loop.close()
+    again = loops(Workers(2, 1.0, lambda _, theta: np.resize(theta, 4)), ONLY_PRIOR, next_id=60)
+    with pytest.raises(DataError, match=r"simulator returned 4 numbers each time, but the x in .* have 2; mend"):
+        again.train_and_simulate(600, 30, None)
+    again.close()
+    assert 20 <= again.store.summary().by_status["wrong_shape"] <= 23
+    # Mended, it goes on.
+    mended = loops(Workers(2, 1.0), ONLY_PRIOR, next_id=200)
+    mended.train_and_simulate(100, 30, None)
+    assert mended.spent == 100
+
+
+def test_a_simulator_that_breaks_later_ends_the_campaign(loops: Loops) -> None:
+    loop = loops(Workers(2, 1.0, lambda number, theta: theta if number < 60 else None), ONLY_PRIOR)
+    with pytest.raises(
+        DataError, match=r"none of the last 5\d simulations succeeded, 5\d of them with 'raised: out of"
+    ):
+        loop.train_and_simulate(3000, 30, None)
+    loop.close()
+    assert 110 <= len(loop.store) <= 115
+    # In another process too, which has what succeeded before.
+    again = loops(Workers(2, 1.0, lambda *_: None), ONLY_PRIOR, next_id=200)
+    with pytest.raises(DataError, match="none of the last"):
+        again.train_and_simulate(3000, 30, None)
+    again.close()
+    assert len(again.store) < 300
+
+
+def test_one_that_fails_by_its_nature_goes_on(loops: Loops) -> None:
+    # Forty failures in a row are more than the first portion, and nothing out of the ordinary.
+    loop = loops(Workers(2, 1.0, lambda number, theta: theta if number % 41 == 0 else None), ONLY_PRIOR)
+    loop.train_and_simulate(1000, 30, None)
+    assert loop.spent == 1000
+    assert loop.successes.ended == {True: 25, False: 975}
 
 
 def test_what_is_withdrawn_is_what_no_worker_has_and_this_process_proposed() -> None:

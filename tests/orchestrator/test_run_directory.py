@@ -61,3 +61,17 @@ def test_imported_rows_have_the_parameters_of_the_store(tmp_path: Path, run: Run
         import_simulations(run, tmp_path / "3.npz", config)
     assert run.store().summary().parameters == 2
     assert len(run.store()) == 40
+
+
+def test_an_observation_that_never_fitted_may_be_replaced(run: RunDirectory) -> None:
+    def opened(*observation: float) -> None:
+        run.open({}, {"observation": list(observation)}, ["a", "b"])
+        run.close()
+
+    opened(1.0, 2.0, 3.0)
+    run.store().append(finished([0]))
+    opened(1.0, 2.0)  # As many numbers as x in the store.
+    with pytest.raises(RunDirectoryError, match="observation changed"):
+        opened(1.0, 2.5)
+    with pytest.raises(RunDirectoryError, match="observation changed"):
+        opened(1.0, 2.0, 3.0)
