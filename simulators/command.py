@@ -132,6 +132,8 @@ class CommandSpec:
         from jinja2 import meta
 
         environment = _environment()
+        for name in self.names:
+            environment.globals.pop(name, None)  # A parameter takes the place of what Jinja calls the same.
         try:
             used = meta.find_undeclared_variables(environment.parse(self.template)) - environment.globals.keys()
         except jinja2.TemplateSyntaxError as error:

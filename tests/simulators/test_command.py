@@ -394,6 +394,12 @@ class TestSpec:
         assert outcome.status is Status.RAISED
         assert "the template deck failed with ZeroDivisionError" in outcome.reason
 
+    @pytest.mark.parametrize("name", ["range", "dict", "lipsum", "cycler", "joiner", "namespace"])
+    def test_a_parameter_may_be_called_like_a_function_of_the_template(self, tmp_path: Path, name: str) -> None:
+        deck = f"{{{{ {name} }}}}\n"
+        command = CommandSpec(("cat", "{input}"), (name,), "/", "deck", deck, workdir=str(tmp_path))
+        assert run_here(command, 0.5).x == [0.5]
+
     def test_braces_are_doubled(self, tmp_path: Path) -> None:
         script = 'test "$0" = {{alpha}} && echo {alpha}'
         command = CommandSpec(("sh", "-c", script, "{{alpha}}"), ("alpha",), "/", workdir=str(tmp_path))
