@@ -23,13 +23,13 @@ from simulators.isolated import IsolatedSimulator
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
 
+from . import learner_parts
 from .acquisition_methods import resolve_acquisition
 from .config import CampaignConfig
 from .config_reading import load_config, validate_config
 from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution
-from .learner_parts import resolve_learner
 from .loop import Interrupted
 from .observation import Observation, check_length, finite, with_others
 from .problem import Problem, check_fits, named, resolve
@@ -95,7 +95,7 @@ class Campaign:
                 path=tuple(str(Path(folder).absolute()) for folder in sys.path if Path(folder).is_dir()),
             )
             acquisition = resolve_acquisition(config.acquisition.method, Path.cwd())
-            learner = resolve_learner(config.learner, Path.cwd())
+            learner = learner_parts.resolve_learner(config.learner, Path.cwd())
             problem = Problem(spec, checked, names, None, acquisition, learner)
         if observation is not None:
             places = [f"also[{i}]" for i in range(len(also))]
@@ -124,6 +124,8 @@ class Campaign:
     def _init(
         self, config: CampaignConfig, problem: Problem, directory: str | Path | None, address: str | None
     ) -> None:
+        if problem.observation is not None:
+            learner_parts.check_length(problem.learner, config.learner, problem.observation.x.size)
         self.config, self.problem, self.address = config, problem, address
         self.directory = Path(directory) if directory is not None else Path("runs") / config.name
         self.run_directory = RunDirectory(self.directory.resolve())
@@ -166,9 +168,7 @@ class Campaign:
         if run.exists and self.problem.observation is not None:
             # Before it is written down for good: one of another length cannot be meant.
             check_length(self.problem.observation.x.size, run.store().summary().width, run.store().location)
-        records = run.open(
-            self.config.model_dump(mode="json"), self.problem.identity(self.config), self.problem.names
-        )
+        records = run.open(self.config.model_dump(mode="json"), self.problem.identity(self.config), self.problem.names)
         run.update(
             observation=_observation_record(self.problem.observation),
             folder=self.problem.spec.folder,

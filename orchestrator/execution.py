@@ -26,7 +26,7 @@ from .display import Display
 from .failures import failure_table
 from .held_out import held_out
 from .journal import ProposalJournal
-from .learner_parts import load_own_posterior
+from .learner_parts import check_length, load_own_posterior
 from .loop import SimulationLoop
 from .placement import TrainerPlace
 from .pool import SimulationPool
@@ -150,6 +150,7 @@ class Execution:
         self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
         self._simulating_since: float | None = None
         self._remembered = -math.inf
+        self._length_checked = False
         describe(tracker, config, problem)
 
     def carry_out(self) -> CampaignResult:
@@ -366,6 +367,9 @@ class Execution:
         return self.problem.observation is not None
 
     def _tick(self) -> None:
+        if not self._length_checked and self.loop.dim_x is not None:
+            self._length_checked = True
+            check_length(self.problem.learner, self.config.learner, self.loop.dim_x)
         if self.watch.look():
             self._remember_time()
 

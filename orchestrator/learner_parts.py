@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["LearnerParts", "load_own_posterior", "resolve_learner"]
+__all__ = ["LearnerParts", "check_length", "load_own_posterior", "resolve_learner"]
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from learners.cost import Distance
+from learners.embedding import Embedding, check_series
 from learners.posterior import TemperedPosterior
 from simulators.errors import ConfigError, SavedModelError
 from simulators.loading import load_object
@@ -44,6 +46,18 @@ def resolve_learner(config: LearnerConfig, folder: Path) -> LearnerParts:
     if config.embedding is None or config.embedding in EMBEDDINGS:
         return LearnerParts(distance, config.embedding)
     return LearnerParts(distance, _module(config.embedding, folder))
+
+
+def check_length(parts: LearnerParts, config: LearnerConfig, dim_x: int) -> None:
+    """Whether the embedding takes x of `dim_x` numbers: after all simulations it would be late to find out.
+
+    Raises:
+        DataError: It does not.
+    """
+    if parts.embedding == "conv1d":
+        check_series(dim_x, config.embedding_channels)
+    elif isinstance(parts.embedding, nn.Module):
+        Embedding.of_module(parts.embedding, torch.zeros(8, dim_x))
 
 
 def load_own_posterior(run: RunDirectory, own_code: bool) -> TemperedPosterior:

@@ -287,6 +287,24 @@ def test_an_observation_of_another_length_keeps_what_was_simulated(tmp_path: Pat
         Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
 
 
+def test_an_embedding_that_cannot_take_x_is_found_before_the_budget_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("import torch\n\ndef net():\n    return torch.nn.Linear(7, 2)\n")
+    for learner, message in {
+        "conv1d": "x has 3 numbers, which are not 2 series of equal length",
+        "net.py:net": "embedding: Linear was called on x of shape",
+    }.items():
+        options = {**QUICK, "embedding": learner, **({"embedding_channels": 2} if learner == "conv1d" else {})}
+        with pytest.raises(DataError, match=message):
+            Campaign.from_file(write_campaign(tmp_path, learner=options), directory=tmp_path / "run")
+    # Without an observation it is known at the first results.
+    config = write_campaign(
+        tmp_path, learner={**QUICK, "embedding": "conv1d", "embedding_channels": 2}, observation=None
+    )
+    with pytest.raises(DataError, match="x has 3 numbers, which are not 2 series"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert 0 < len(SimulationStore(tmp_path / "run" / "simulations")) < 300
+
+
 def test_where_most_simulations_failed_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "model2.py").write_text(
         "def simulate(theta):\n    assert theta[0] > 0.7, 'too low'\n    return theta\n"
