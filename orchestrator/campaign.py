@@ -218,7 +218,7 @@ def _observation_record(observation: Observation | None) -> dict[str, Any] | Non
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event set by SIGINT or SIGTERM; a second Ctrl-C interrupts at once."""
+    """An event set by SIGINT, SIGTERM or SIGHUP, which a lost terminal sends; a second Ctrl-C interrupts at once."""
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
@@ -229,7 +229,10 @@ def _stop_on_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopping.set()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stopping
     finally:

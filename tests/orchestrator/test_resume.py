@@ -18,6 +18,7 @@ from campaigns import QUICK, write_campaign
 from waiting import PATIENCE, processes_with, wait_until
 
 from orchestrator import Campaign
+from orchestrator.campaign import _stop_on_signals
 from orchestrator.config_learner import LearnerConfig
 from orchestrator.journal import ProposalJournal
 from orchestrator.learner_parts import LearnerParts
@@ -60,6 +61,18 @@ def test_killed_half_way_and_continued(tmp_path: Path) -> None:
     assert (run / "report.html").exists()
     # Nothing of either run is left behind, not even of the killed one.
     wait_until(lambda: not processes_with(str(tmp_path)))
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["ssh-ends", "nohup"])
+def test_a_terminal_that_ends_is_a_wish_to_stop(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with _stop_on_signals() as stopping:
+            signal.raise_signal(signal.SIGHUP)
+            assert stopping.is_set() != ignored
+        assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def list_rows(run: Path) -> list[int]:
