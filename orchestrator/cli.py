@@ -106,10 +106,11 @@ def status(directory: RunDir) -> None:
     run = RunDirectory(directory)
     records = run.records()
     frame = run.store().read(["status", "reason", "seconds", "proposal", "attempts"]).to_pandas()
-    budget = records["config"]["budget"]
+    settings = run.entry("config")
+    budget = settings["budget"]
     state = "finished" if records.get("finished") else "posterior trained" if run.posterior.exists() else "simulating"
     waiting = "" if state == "finished" else " (or waiting to be continued)"
-    console.print(f"[bold]{escape(records['config']['name'])}[/bold]: {state}{waiting}")
+    console.print(f"[bold]{escape(settings['name'])}[/bold]: {state}{waiting}")
     of = f" of {budget['simulations']}" if budget.get("simulations") else ""
     imported = int((frame["proposal"] == "imported").sum())
     beside = f" and {imported} imported" if imported else ""
@@ -178,7 +179,7 @@ def check(
     from .learner_parts import load_own_posterior
 
     run = RunDirectory(directory)
-    settings = run.records()["config"]
+    settings = run.entry("config")
     posterior = load_own_posterior(run, own_code)
     if refine:
         console.print("refining draws for every simulation kept from training: this takes minutes")

@@ -69,9 +69,8 @@ def import_simulations(
         prior, names, folder = problem.prior, problem.names, problem.spec.folder
         identity = problem.identity(settings)
     elif run.exists:
-        records = run.records()
-        settings = validate_config(records["config"], str(run.path / "campaign.json"))
-        folder, identity = records.get("folder"), records["identity"]
+        settings = validate_config(run.entry("config"), str(run.path / "campaign.json"))
+        folder, identity = run.records().get("folder"), run.entry("identity")
         prior, names = _recorded_prior(settings, folder, run, own_code)
     else:
         raise RunDirectoryError(f"there is no campaign in {run.path} yet; give --config campaign.yaml to begin one")

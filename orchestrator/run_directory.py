@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["RunDirectory"]
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ from simulators.formats import read_record
 from .file_lock import lock
 from .store import SimulationStore
 
+logger = logging.getLogger(__name__)
+
 _FORMAT = 1
+_COPY = ".campaign.json.copy"
 
 
 class RunDirectory:
@@ -59,19 +63,25 @@ class RunDirectory:
             names: Names of the parameters, which are the columns of theta; None if the caller writes no rows.
 
         Raises:
-            RunDirectoryError: It holds something else, belongs to another configuration, or is being written.
+            RunDirectoryError: It holds something else, belongs to another configuration, is in use, or cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"expected a folder at {self.path}, but it is a file; choose another --dir")
-        if self.path.exists() and not self.exists and any(file.name != ".lock" for file in self.path.iterdir()):
+        if self.path.exists() and not self.exists and any(not _ours(file.name) for file in self.path.iterdir()):
             raise RunDirectoryError(
                 f"{self.path} holds files, but no campaign; choose an empty or new folder with --dir"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the run directory {self.path} cannot be written: {error.strerror or error}; check whose folder it is "
+                "and whether its disk is there and not read-only, or choose another place with --dir"
+            ) from error
         try:
             new: dict[str, Any] = {"identity": identity, "id": uuid.uuid4().hex}
-            records = self.records() if self.exists else new
+            records = {**self.records(), "identity": self.entry("identity")} if self.exists else new
             differing = [key for key in identity if not _same(records["identity"].get(key), identity[key])]
             if "observation" in differing and self._serves(records["identity"].get("observation"), config):
                 differing.remove("observation")
@@ -93,7 +103,7 @@ class RunDirectory:
             raise
 
     def records(self) -> dict[str, Any]:
-        """Contents of `campaign.json`.
+        """Contents of `campaign.json` or, if that is damaged, of its copy.
 
         Raises:
             RunDirectoryError: No campaign here, a damaged record, or one of a newer version.
@@ -102,15 +112,46 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"expected a campaign's run directory at {self.path}, but there is no campaign.json; check the path"
             )
-        return read_record(
-            self.path / "campaign.json", _FORMAT, RunDirectoryError, "run the campaign in another folder"
+        try:
+            return self._read("campaign.json")
+        except RunDirectoryError as damage:
+            try:
+                copied = self._read(_COPY)
+            except (OSError, RunDirectoryError):
+                raise damage from None
+            logger.warning("%s/campaign.json cannot be used; going on with the copy %s", self.path, _COPY)
+            return copied
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """An entry of `campaign.json` that each campaign has.
+
+        Raises:
+            RunDirectoryError: As for `records`, or it is not there.
+        """
+        found = self.records().get(name)
+        if not isinstance(found, dict):
+            raise RunDirectoryError(f"{self.path}/campaign.json is damaged (it has no '{name}'); {self._remedy}")
+        return found
+
+    @property
+    def _remedy(self) -> str:
+        where = f"{self.simulations}/*.parquet" if self.simulations.exists() else "the parquet files of its store"
+        return (
+            "put back a copy of it, or begin anew with another --dir and save the simulations, which are not hurt: "
+            f"`temperflow import NEW_DIR FILE --config CONFIG` for each of {where}"
         )
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return read_record(self.path / name, _FORMAT, RunDirectoryError, self._remedy)
 
     def update(self, **values: Any) -> dict[str, Any]:
         """Sets entries of `campaign.json`, atomically; returns all."""
         records = self.records() if self.exists else {"format": _FORMAT}
         records.update(values)
-        self.write("campaign.json", json.dumps(records, indent=1))
+        text = json.dumps(records, indent=1)
+        self.write("campaign.json", text)
+        # All depends on this file, and disks have been seen to leave an empty one behind.
+        self.write(_COPY, text)
         return records
 
     def write(self, name: str, text: str) -> None:
@@ -121,7 +162,10 @@ class RunDirectory:
         """The same for bytes."""
         temporary = self.path / f".{name}.{os.getpid()}"
         try:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name, and none of the content
             os.replace(temporary, self.path / name)
         except OSError:
             # What little room a full disk has left is not for a part of it.
@@ -171,6 +215,11 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} is being written by another process; wait for it to end, or choose another --dir"
             )
+
+
+def _ours(name: str) -> bool:
+    """Whether a file may be there before there is a campaign: the lock, and what a kill left of the first record."""
+    return name == ".lock" or name.startswith(".campaign.json.")
 
 
 def _same(old: Any, new: Any) -> bool:

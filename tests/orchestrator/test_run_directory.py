@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +76,48 @@ def test_an_observation_that_never_fitted_may_be_replaced(run: RunDirectory) -> 
         opened(1.0, 2.5)
     with pytest.raises(RunDirectoryError, match="observation changed"):
         opened(1.0, 2.0, 3.0)
+
+
+def test_a_damaged_record_has_a_copy(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    run.open({"name": "a"}, {"seed": 1})
+    run.update(finished=7.0)
+    run.close()
+    (run.path / "campaign.json").write_text("")
+    assert run.records()["finished"] == 7.0
+    assert "campaign.json cannot be used; going on with the copy" in caplog.text
+    with pytest.raises(RunDirectoryError, match="seed changed"):
+        run.open({"name": "a"}, {"seed": 2})
+    assert run.open({"name": "a"}, {"seed": 1})["finished"] == 7.0
+    assert (run.path / "campaign.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "is damaged (Expecting value"), ('{"format": 1}', "is damaged (it has no 'identity')")]
+)
+def test_without_a_record_the_simulations_can_be_saved(
+    tmp_path: Path, run: RunDirectory, text: str, message: str
+) -> None:
+    config = write_campaign(tmp_path, observation=None)
+    run.open({}, {}, ["a", "b"])
+    run.store().append(finished([0, 1]))
+    run.close()
+    for name in ("campaign.json", ".campaign.json.copy"):
+        (run.path / name).write_text(text)
+    with pytest.raises(RunDirectoryError, match=f"{re.escape(message)}.*temperflow import NEW_DIR FILE .*/run/simul"):
+        run.open({}, {})
+    [file] = run.simulations.glob("*.parquet")
+    assert import_simulations(RunDirectory(tmp_path / "new"), file, config).rows == 2
+
+
+def test_what_a_kill_leaves_of_the_first_record_is_no_other_folder(run: RunDirectory) -> None:
+    run.path.mkdir()
+    (run.path / ".lock").touch()
+    (run.path / ".campaign.json.4711").write_text("{")
+    run.open({}, {})
+    assert run.exists
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match=r"file/run cannot be written: Not a directory; check whose folder"):
+        RunDirectory(tmp_path / "file" / "run").open({}, {})
