@@ -63,7 +63,7 @@ class RunDirectory:
             names: Names of the parameters, which are the columns of theta; None if the caller writes no rows.
 
         Raises:
-            RunDirectoryError: It holds something else, belongs to another configuration, is in use, or cannot be written.
+            RunDirectoryError: It holds something else, belongs to another configuration, is in use, or not writable.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"expected a folder at {self.path}, but it is a file; choose another --dir")
