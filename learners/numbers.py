@@ -44,10 +44,14 @@ def as_double(value: Any, what: str, error: type[TemperflowError] = DataError) -
 def as_x(value: Any, dim_x: int, one: bool = False) -> Tensor:
     """Observations `(*, k)` of `dim_x` finite numbers, in double precision; of a single one `(k,)`.
 
+    Where k is 1, a number is an observation.
+
     Raises:
         ObservationError: They are not, or not one.
     """
     x = as_double(value, "the observation", ObservationError)
+    if x.ndim == 0 and dim_x == 1:
+        x = x.reshape(1)
     check_x(x.shape, int((~x.isfinite()).sum()), dim_x)
     if one and x.numel() != dim_x:
         raise ObservationError(f"expected one observation of shape ({dim_x},), got {tuple(x.shape)}")

@@ -16,6 +16,20 @@ from simulators.errors import ConfigError, nearest
 from .config import CampaignConfig
 
 
+class _OnceEach(yaml.SafeLoader):
+    """YAML as it should be: a key that is given twice is a mistake, not a correction."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given: set[str] = set()
+        for key, _ in node.value:
+            if key.value in given and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key '{key.value}' is given twice; remove one", problem_mark=key.start_mark
+                )
+            given.update([key.value] if isinstance(key, yaml.ScalarNode) else [])
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
     """Reads a configuration file; `overrides` are `dotted.key=value` with values in YAML.
 
@@ -25,7 +39,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
     if not path.is_file():
         raise ConfigError(f"expected a configuration file at {path}, but there is none; check the path")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _OnceEach)
     except (yaml.YAMLError, ValueError) as error:  # A date that there is not is a ValueError.
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -54,7 +68,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"--set {override}: '{parent}' is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = yaml.load(text, _OnceEach)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
 

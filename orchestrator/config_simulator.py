@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["ResourcesConfig", "Section", "SimulatorConfig", "gpus_that_ray_has"]
 
-from typing import Any
+import contextlib
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from simulators.errors import nearest
 from simulators.tasks import task_names
@@ -16,6 +17,16 @@ class Section(BaseModel):
     """Part of a configuration: frozen, without unknown keys; what stands below a field describes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """`1e4` is a text to YAML, which pydantic takes for a number where a float is wanted, but not for an int."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, str) and int in (wanted, *get_args(wanted)):
+            with contextlib.suppress(ValueError):
+                return float(value)
+        return value
 
 
 def gpus_that_ray_has(value: float | None) -> float | None:

@@ -12,7 +12,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -219,7 +219,7 @@ def open_location(location: str | Path) -> Location:
     except ValueError as error:
         raise RunDirectoryError(str(error)) from error
     if text.startswith("file://"):
-        return Folder(Path(urlsplit(text).path))
+        return Folder(Path(unquote(urlsplit(text).path)))
     return Remote(text) if "://" in text else Folder(Path(text).expanduser())
 
 

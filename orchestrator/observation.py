@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Observation", "check_length", "finite", "read_observation", "recorded_observation", "with_others"]
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,11 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
     if not path.is_file():
         raise ObservationError(f"expected the observation at {path}, but there is no such file; check the path")
     suffix = path.suffix.lower()
+    if suffix in (".npy", ".json") and (config.columns or config.index):
+        raise ObservationError(
+            f"{path} is a list of numbers and has no columns; remove `columns` and `index`, or give a table "
+            "(.csv, .parquet)"
+        )
     try:
         if suffix in (".csv", ".parquet"):
             frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
@@ -88,6 +94,11 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
             values = np.load(path, allow_pickle=False)
         elif suffix == ".json":
             values = json.loads(path.read_text())
+            if isinstance(values, dict):
+                raise ObservationError(
+                    f"{path}: expected a list of numbers, got an object with {', '.join(list(values)[:5])}; give its "
+                    "values as one list, in the order in which the simulator returns them"
+                )
         else:
             raise ObservationError(f"expected a .csv, .parquet, .npy or .json file as observation, got {path}")
         x = np.asarray(values, dtype=np.float64).ravel()
@@ -125,6 +136,11 @@ def recorded_observation(records: Mapping[str, Any]) -> Observation | None:
 
 def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> Observation:
     available = [str(c) for c in frame.columns]
+    if path.suffix.lower() == ".csv" and not config.columns and available and all(map(_is_number, available)):
+        raise ObservationError(
+            f"{path}: expected the names of the columns in the first line, got the numbers {', '.join(available[:5])}; "
+            "put a line of names before them, or list these in `columns` if they are names"
+        )
     for name in [*config.columns, *([config.index] if config.index else [])]:
         if name not in available:
             raise ObservationError(f"{path} has no column '{name}'; {nearest(name, available)}")
@@ -137,6 +153,15 @@ def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> O
     if config.index is not None and pd.api.types.is_numeric_dtype(frame[config.index]):
         index = frame[config.index].to_numpy(dtype=np.float64)
     return Observation(finite(x, str(path)), tuple(columns), index, config.index or "row")
+
+
+def _is_number(name: str) -> bool:
+    """Whether a column's name is a number, perhaps with the `.1` that pandas gives to the second of that name."""
+    for text in (name, name.rpartition(".")[0]):
+        with contextlib.suppress(ValueError):
+            float(text)
+            return True
+    return False
 
 
 def finite(x: Array, source: str) -> Array:

@@ -194,6 +194,15 @@ class TestFit:
         assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
         assert torch.equal(*(fits[0].log_prob(value, x=x[0]) for value in (theta, frames[0])))
 
+    def test_one_number_may_be_the_observation(self, tiny: LearnerOptions) -> None:
+        theta = self.prior.sample((100,))
+        posterior = TemperedPosterior.fit(theta, theta + torch.randn(100, 1), self.prior, (0.2, 2.0), tiny)
+        for x in (0.2, np.float64(0.2), torch.tensor(0.2)):
+            draws = [posterior.sample((5,), x=value, seed=0) for value in (x, [0.2])]
+            assert torch.equal(*draws)
+        with pytest.raises(ObservationError, match=r"of 1 numbers .* got shape \(2,\)"):
+            posterior.sample((5,), x=[0.2, 0.3])
+
     def test_what_are_no_real_numbers(self, tiny: LearnerOptions) -> None:
         theta = self.prior.sample((100,))
         with pytest.raises(DataError, match="x: expected real numbers, got complex ones"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -114,12 +115,22 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
         ({**BASE, "tracking": {"experiment": ""}}, r"tracking\.experiment: .*at least 1 character"),
         ({**BASE, "seed": 2**32}, "seed: .*less than or equal to 4294967295"),
         ("a: [", "not valid YAML"),
+        ("seed: 1\nname: a\nseed: 2", "the key 'seed' is given twice; remove one.*line 3"),
+        ("simulator: {task: two_moons}\nbudget: {hours: 1, hours: 2}", "the key 'hours' is given twice"),
+        ({**BASE, "budget": {"simulations": "1.5e0"}}, r"budget\.simulations: .*integer.*got 1\.5"),
         ("- 1\n- 2", "must hold `key: value` lines"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, values: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, values))
+
+
+def test_whole_numbers_may_be_written_as_powers_of_ten(tmp_path: Path) -> None:
+    text = "simulator: {task: two_moons, timeout: 1e2}\nbudget: {simulations: 1e4}\nlearner: {pairs: 2.0e+3}\nseed: 1e1"
+    config = load_config(write(tmp_path, text), ["acquisition.initial=1e2"])
+    assert (config.budget.simulations, config.learner.pairs, config.seed) == (10_000, 2000, 10)
+    assert config.acquisition.initial == config.simulator.timeout == 100
 
 
 def test_what_ray_and_the_learner_can_have_is_taken(tmp_path: Path) -> None:
@@ -180,6 +191,11 @@ def test_an_observation_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: p
         ("x.csv", "b\n1\n", "no column 'a'"),
         ("x.json", "{", "cannot be read"),
         ("x.json", "[]", "empty"),
+        (
+            "x.json",
+            '{"b": 1, "a": 2}',
+            "a list of numbers, got an object with b, a; give its values as one list",
+        ),
         ("x.txt", "1", r"expected a \.csv"),
     ],
 )
@@ -190,6 +206,27 @@ def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str,
         read_observation(ObservationConfig(file=name, columns=columns), tmp_path)
     with pytest.raises(ObservationError, match="no such file"):
         read_observation(ObservationConfig(file="absent.csv"), tmp_path)
+
+
+def test_a_table_without_names_loses_no_number(tmp_path: Path) -> None:
+    for content in ("0.5\n-0.3\n", "0.5,0.5\n1,2\n", "1e3,nan\n1,2\n"):
+        (tmp_path / "x.csv").write_text(content)
+        with pytest.raises(ObservationError, match="expected the names of the columns in the first line, got the num"):
+            read_observation(ObservationConfig(file="x.csv"), tmp_path)
+    (tmp_path / "x.csv").write_text("year,1900\n1,2\n")
+    assert read_observation(ObservationConfig(file="x.csv"), tmp_path).x.tolist() == [1, 2]
+    (tmp_path / "x.csv").write_text("1901,1900\n1,2\n")
+    assert read_observation(ObservationConfig(file="x.csv", columns=["1900", "1901"]), tmp_path).x.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.npy"])
+@pytest.mark.parametrize("option", [{"columns": ["a"]}, {"index": "a"}])
+def test_a_list_has_no_columns(tmp_path: Path, name: str, option: dict[str, Any]) -> None:
+    (tmp_path / "x.json").write_text("[1, 2]")
+    np.save(tmp_path / "x.npy", np.ones(2))
+    assert len(read_observation(ObservationConfig(file=name), tmp_path).x) == 2
+    with pytest.raises(ObservationError, match=rf"{name} is a list of numbers and has no columns; remove `columns`"):
+        read_observation(ObservationConfig(file=name, **option), tmp_path)
 
 
 @pytest.mark.parametrize(

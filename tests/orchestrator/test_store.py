@@ -288,6 +288,12 @@ def test_a_campaign_may_keep_it_elsewhere(tmp_path: Path, place: str) -> None:
     assert not run.simulations.exists()
 
 
+def test_a_folders_uri_may_hold_escaped_characters(tmp_path: Path) -> None:
+    store = SimulationStore((tmp_path / "my runs").as_uri())
+    store.append(finished([0]))
+    assert ds.dataset(tmp_path / "my runs").count_rows() == 1
+
+
 def test_seeds_differ_between_rows_and_campaigns() -> None:
     seeds = {int(seed) for c in range(10) for seed in row_seeds(c, np.arange(100))}
     assert len(seeds) == 1000
