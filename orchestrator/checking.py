@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckResult", "check", "read_check"]
+__all__ = ["CheckResult", "check", "read_check", "why_not"]
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ import torch
 
 from learners.calibration import Calibration, sbc_ranks
 from learners.posterior import TemperedPosterior
+from simulators.outcome import Status
 
 from .proposal import ProposalKind
 from .run_directory import RunDirectory
@@ -84,6 +85,25 @@ def check(
     if not refine:
         run.write("calibration.json", json.dumps([asdict(r) for r in results]))
     return results
+
+
+def why_not(run: RunDirectory, posterior: TemperedPosterior) -> str:
+    """Why `check` gave nothing, and what to do."""
+    low, high = posterior.beta_range
+    if posterior.metadata.get("source") == "cost":
+        return "a posterior of a `cost` cannot be checked by SBC: the simulator's pairs are no draws of it"
+    if not low <= 1.0 <= high:
+        return (
+            f"a posterior is checked at beta = 1, which is outside the trained range [{low:g}, {high:g}]; give a "
+            "`temperature` with 1 inside and run in another --dir"
+        )
+    counts = run.store().summary().counts
+    kinds = {"the prior": ProposalKind.CALIBRATION_PRIOR, "near the observation": ProposalKind.CALIBRATION_TEMPERED}
+    there = " and ".join(f"{counts[kind, Status.OK]} from {name}" for name, kind in kinds.items())
+    return (
+        f"expected at least {_MIN_ROWS} successful simulations of a population to check with, got {there}; raise "
+        "`calibration.share`, `calibration.simulations` or the budget and run again"
+    )
 
 
 def read_check(run: RunDirectory) -> list[CheckResult]:

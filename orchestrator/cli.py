@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from simulators.errors import ConfigError, TemperflowError
 
@@ -33,7 +33,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-console = Console()
+#: Without markup: names, paths and reasons may have brackets.
+console = Console(markup=False)
 _state = {"debug": False}
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
@@ -110,7 +111,7 @@ def status(directory: RunDir) -> None:
     budget = settings["budget"]
     state = "finished" if records.get("finished") else "posterior trained" if run.posterior.exists() else "simulating"
     waiting = "" if state == "finished" else " (or waiting to be continued)"
-    console.print(f"[bold]{escape(settings['name'])}[/bold]: {state}{waiting}")
+    console.print(Text.assemble((settings["name"], "bold"), f": {state}{waiting}"))
     of = f" of {budget['simulations']}" if budget.get("simulations") else ""
     imported = int((frame["proposal"] == "imported").sum())
     beside = f" and {imported} imported" if imported else ""
@@ -118,7 +119,7 @@ def status(directory: RunDir) -> None:
     table = Table("status", "reason", "simulations", "attempts")
     groups = frame.groupby(["status", "reason"], dropna=False)
     for (kind, reason), part in sorted(groups, key=lambda item: -len(item[1]))[:20]:
-        table.add_row(kind, escape(reason or ""), str(len(part)), str(int(part["attempts"].sum())))
+        table.add_row(kind, reason or "", str(len(part)), str(int(part["attempts"].sum())))
     console.print(table)
 
 
@@ -176,6 +177,7 @@ def check(
 ) -> None:
     """Check the posterior's calibration (SBC) on the simulations kept from training."""
     from .checking import check as check_run
+    from .checking import why_not
     from .learner_parts import load_own_posterior
 
     run = RunDirectory(directory)
@@ -185,10 +187,7 @@ def check(
         console.print("refining draws for every simulation kept from training: this takes minutes")
     results = check_run(run, posterior, settings["calibration"]["draws"], settings["seed"], refine)
     if not results:
-        raise ConfigError(
-            "there are too few simulations to check with (at least 20 a population), or beta = 1 is outside the "
-            "trained range; raise `calibration.share` or the budget and run again (a `cost` cannot be checked so)"
-        )
+        raise ConfigError(why_not(run, posterior))
     _print_checks(results)
 
 

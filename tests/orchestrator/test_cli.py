@@ -147,6 +147,36 @@ def test_check_of_refined_draws_leaves_the_record_alone(hudson: Path, temperflow
     assert json.loads((hudson / "calibration.json").read_text()) == before
 
 
+def test_what_keeps_a_posterior_from_being_checked_is_named(
+    hudson: Path, tmp_path: Path, temperflow: Temperflow
+) -> None:
+    copy = Path(shutil.copytree(hudson, tmp_path / "copy[old]"))
+    spec = json.loads((copy / "posterior" / "posterior.json").read_text())
+    for change, message in {
+        ("metadata", "source", "cost"): "a posterior of a `cost` cannot be checked by SBC",
+        ("metadata", "calibration_from", 10**9): "",
+    }.items():
+        section, key, value = change
+        changed = {**spec, section: {**spec[section], key: value}}
+        (copy / "posterior" / "posterior.json").write_text(json.dumps(changed))
+        code, text = temperflow("check", copy)
+        assert code == (1 if message else 0), text
+        assert message in text
+    # What has brackets is no markup.
+    (copy / "posterior" / "posterior.json").write_text(json.dumps(spec))
+    code, text = temperflow("report", copy)
+    assert (code, f"{copy}/report.html" in text) == (0, True)
+    # Only forty of the rows are there.
+    rows = pd.read_parquet(copy / "simulations")
+    shutil.rmtree(copy / "simulations")
+    few = rows[~rows["proposal"].str.startswith("calibration")]
+    (copy / "simulations").mkdir()
+    few.to_parquet(copy / "simulations" / "rows.parquet")
+    code, text = temperflow("check", copy)
+    assert code == 1
+    assert "expected at least 20 successful simulations of a population to check with, got 0 from the prior" in text
+
+
 @pytest.mark.parametrize("command", ["run", "status", "sample", "check", "report", "explore", "sync"])
 def test_help_has_an_example(temperflow: Temperflow, command: str) -> None:
     code, text = temperflow(command, "--help")
