@@ -40,7 +40,7 @@ FIXED = {
     "batched": "`simulator.batched`",
     "parameters": "`parameters`",
     "prior": "`prior`",
-    "observation": "the numbers in the observation, once there is one",
+    "observation": "the numbers in the observation, once there is one that has as many as the results",
     "temperature": "`temperature`",
     "seed": "`seed`",
     "store": "`store`",
@@ -104,7 +104,7 @@ folder `posterior` in the run directory.
 
 Of a function, its name and the absolute path of its file are compared, not its code; of a program its path, its
 arguments and its whole template. A campaign that was started from Python with a callable is not compared with that
-callable, nor with its prior: to keep them is up to you.
+callable, nor with its prior: to keep them is up to you. Of any prior the number and the names of the parameters are.
 
 """
 
