@@ -18,8 +18,10 @@ import cloudpickle
 import numpy as np
 from torch.distributions import Distribution
 
+from learners.learner import MIN_SIMULATIONS
 from simulators.errors import ConfigError, ObservationError
 from simulators.isolated import IsolatedSimulator
+from simulators.outcome import Status
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
 
@@ -34,6 +36,7 @@ from .loop import Interrupted
 from .observation import Observation, check_length, finite, with_others
 from .problem import Problem, check_fits, named, resolve
 from .run_directory import RunDirectory
+from .store import StoreSummary
 from .tracking import Tracker
 from .tracking_records import RunStatus
 from .tracking_uri import default_uri, without_secret
@@ -139,6 +142,7 @@ class Campaign:
         Raises:
             TemperflowError: With the remedy; whatever was simulated is in the run directory.
         """
+        self._check_budget()
         result = self._execute(Execution.carry_out, progress)
         link = self.run_directory.records()["mlflow"]
         return dataclasses.replace(result, mlflow_run_id=None if link is None else link["run_id"])
@@ -159,6 +163,23 @@ class Campaign:
             TemperflowError: With the remedy; whatever was simulated is in the run directory.
         """
         return self._execute(Execution.simulate, progress)
+
+    def _check_budget(self) -> None:
+        """Whether the budget is enough for a posterior: after simulating it would be late to say so."""
+        budget, targeted = self.config.budget.simulations, self.problem.observation is not None
+        if budget is None:
+            return
+        for_checks = (2 if targeted else 1) * self.config.calibration_size(budget, targeted)
+        stored = self.run_directory.store().summary() if self.run_directory.exists else StoreSummary()
+        # What is stored may be imported, which costs no budget, and may be more than a lowered budget.
+        learned = sum(n for (kind, status), n in stored.counts.items() if kind.trains and status is Status.OK)
+        spent = sum(n for (kind, _), n in stored.counts.items() if kind.spends)
+        if learned + max(0, budget - for_checks - spent) < MIN_SIMULATIONS:
+            raise ConfigError(
+                f"budget.simulations: at least {MIN_SIMULATIONS} simulations are needed to train, but of {budget} "
+                f"{for_checks} are kept to check the posterior (`calibration.share`), and {learned} that succeeded are "
+                "there; raise it, or use `temperflow simulate`, which does not train"
+            )
 
     def _execute(self, work: Callable[[Execution], Result], progress: bool) -> Result:
         run = self.run_directory

@@ -160,6 +160,13 @@ class CampaignConfig(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of everything random."""
 
+    def calibration_size(self, rows: int, targeted: bool) -> int:
+        """Simulations of each population that checks the posterior; none can check that of a cost."""
+        if self.learner.source == "cost":
+            return 0
+        populations = 2 if targeted else 1
+        return min(self.calibration.simulations, int(self.calibration.share * rows / populations))
+
     @model_validator(mode="after")
     def _until_can_be_told(self) -> CampaignConfig:
         if self.budget.until is None:

@@ -330,13 +330,10 @@ class Execution:
         return self.loop.spent + missing >= budget.simulations
 
     def _calibration_size(self) -> int:
-        """Simulations of each population that checks the posterior; none can check that of a cost."""
-        if self.config.learner.source == "cost":
-            return 0
-        settings, budget = self.config.calibration, self.config.budget.simulations
+        """Simulations of each population that checks the posterior."""
+        budget = self.config.budget.simulations
         rows = budget if budget is not None else max(1, self.loop.trainable)
-        populations = 2 if self._targeted else 1
-        return min(settings.simulations, int(settings.share * rows / populations))
+        return self.config.calibration_size(rows, self._targeted)
 
     def _room(self, wanted: int) -> int:
         """How many of `wanted` simulations the budget still allows."""

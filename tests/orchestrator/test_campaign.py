@@ -257,6 +257,15 @@ def test_a_check_without_the_priors_density_keeps_what_the_campaign_found(tmp_pa
     assert again[0].ranks != result.checks[0].ranks
 
 
+def test_a_budget_that_cannot_be_learned_from_is_refused_before_it_is_spent(tmp_path: Path) -> None:
+    settings = {"acquisition": {"method": "prior"}, "calibration": {"share": 0.2, "draws": 50}}
+    config = write_campaign(tmp_path, budget={"simulations": 60}, **settings)
+    with pytest.raises(ConfigError, match=r"budget\.simulations: at least 50 .* of 60 12 are kept to check .* 0 that"):
+        Campaign.from_file(config, directory=tmp_path / "run").run(progress=False)
+    assert not (tmp_path / "run").exists()
+    assert Campaign.from_file(config, directory=tmp_path / "run").simulate(progress=False) == 54
+
+
 def test_what_is_simulated_first_and_learned_from_later_is_checked_too(tmp_path: Path) -> None:
     config = write_campaign(tmp_path, acquisition={"method": "prior"})
     campaign = Campaign.from_file(config, directory=tmp_path / "run")
