@@ -83,8 +83,9 @@ class IsolatedSimulator:
 
         Once that has succeeded, a failure is tried again for a while: what it lacks may come back.
         """
-        if self._child is not None and self._child.process.poll() is not None:
-            self.close()  # It died while idle (out of memory, say): the next simulation is not to blame.
+        if self._child is not None and not self._child.idle:
+            # It died since (out of memory, say), or spoke unasked: the next simulation is not to blame.
+            self.close()
         if self._child is None:
             self._child = self._launch()
             self._has_started = True
@@ -131,7 +132,9 @@ class IsolatedSimulator:
         simulations, each of these is tried alone, to know which is to blame.
         """
         if self.spec.batched:
-            return Outcomes.from_rows([failure] * len(theta))
+            # The call's time is shared: it was spent once.
+            each = dataclasses.replace(failure, seconds=failure.seconds / len(theta))
+            return Outcomes.from_rows([each] * len(theta))
         if culprit is None and len(theta) > 1:
             return Outcomes.concatenate(
                 [self.run(theta[i : i + 1], seeds[i : i + 1], memory) for i in range(len(theta))]
@@ -168,10 +171,15 @@ class _OutOfMemoryError(Exception):
     """The child occupies more than it may."""
 
 
+class _WrongAnswerError(Exception):
+    """The child sent what it was not asked for."""
+
+
 class _Child:
     def __init__(self, spec: SimulatorSpec, environment: Mapping[str, str]) -> None:
         self.spec = spec
         self.unwanted = ""
+        self._requests = 0
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         # So that it can be cut while the child writes.
         fcntl.fcntl(self.log, fcntl.F_SETFL, fcntl.fcntl(self.log, fcntl.F_GETFL) | os.O_APPEND)
@@ -233,10 +241,14 @@ class _Child:
             budget *= len(theta)
         self._begin(budget, memory)
         try:
-            header = json.dumps(theta.shape).encode() + b"\n"
+            self._requests += 1
+            header = json.dumps([*theta.shape, self._requests]).encode() + b"\n"
             self._send(header + theta.tobytes() + np.asarray(seeds, dtype=np.int64).tobytes())
             while count < len(theta):
                 answer = self._receive()
+                if answer.get("request") != self._requests or answer["n"] > len(theta) - count:
+                    # Taken for the next results, it would be stored under the wrong parameters.
+                    raise _WrongAnswerError
                 received.append(decode(answer, self._read(answer["bytes"])))
                 count += len(received[-1])
         except TimeoutError:
@@ -245,6 +257,9 @@ class _Child:
             status, reason = Status.OUT_OF_MEMORY, str(error)
         except (EOFError, BrokenPipeError):
             status, reason = self._death()
+        except _WrongAnswerError:
+            status = Status.CRASHED
+            reason = "the simulator's process answered what it was not asked, and was killed: it must not write there"
         else:
             return received, None, None
         row, began = int(self._progress[0]), float(self._progress[1])
@@ -252,6 +267,13 @@ class _Child:
         running = row >= count and began < math.inf
         failure = Outcome(status, None, reason, time.time() - seconds, seconds)
         return received, failure, row - count if running else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it lives and has nothing to say, as it should between two requests."""
+        poller = select.poll()
+        poller.register(self.source, select.POLLIN)
+        return self.process.poll() is None and not poller.poll(0)
 
     def kill(self) -> None:
         """SIGTERM to the whole process group, SIGKILL after the grace; closes the pipes."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["MARK", "kill_group", "kill_marked", "signal_name"]
+__all__ = ["MARK", "end_fork", "kill_group", "kill_marked", "signal_name"]
 
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,25 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def end_fork(owner: int) -> None:
+    """Ends this process, as the exception under way says, if it is a fork of the process `owner` and not that itself.
+
+    A user's code that forks may come back twice. The fork must not go on with what is ours: our pipes are its too.
+    """
+    if os.getpid() == owner:
+        return
+    error, code = sys.exc_info()[1], 0
+    with contextlib.suppress(BaseException):
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            code = 1
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 def kill_group(process: subprocess.Popen[bytes], grace: float) -> None:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .errors import TemperflowError
+from .processes import end_fork
 from .simulator import SimulatorSpec
 from .wire import encode, pack
 
@@ -33,27 +34,39 @@ _MAX_LOG = 1 << 20
 
 def main(read_fd: int, write_fd: int, progress_fd: int) -> None:
     """Serves batches of parameters until the pipe closes."""
+    owner = os.getpid()
+    try:
+        _serve(read_fd, write_fd, progress_fd, owner)
+    finally:
+        end_fork(owner)
+
+
+def _serve(read_fd: int, write_fd: int, progress_fd: int, owner: int) -> None:
     source, sink = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
     progress = np.frombuffer(mmap.mmap(progress_fd, PROGRESS_BYTES))
     spec = json.loads(source.readline())
     if spec["pickled"] is not None:
         spec["pickled"] = base64.b64decode(spec["pickled"])
     try:
-        simulator = SimulatorSpec(**spec).build()
+        try:
+            simulator = SimulatorSpec(**spec).build()
+        finally:
+            end_fork(owner)
     except TemperflowError as error:
-        return _send(sink, pack({"error": str(error)}))
+        _send(sink, pack({"error": str(error)}))
+        return
     except Exception as error:
-        return _send(sink, pack({"error": f"loading the simulator failed with {type(error).__name__}: {error}"}))
+        _send(sink, pack({"error": f"loading the simulator failed with {type(error).__name__}: {error}"}))
+        return
     _send(sink, pack({"ready": True}))
     while line := source.readline():
-        n, d = json.loads(line)
+        n, d, request = json.loads(line)
         theta = np.frombuffer(source.read(8 * n * d)).reshape(n, d).copy()
         seeds = np.frombuffer(source.read(8 * n), dtype=np.int64).tolist()
         for outcomes in simulator.stream(theta, seeds, _TELL_SECONDS, progress):
             progress[1] = math.inf  # Nothing is simulated while we tell.
-            _send(sink, encode(outcomes))
+            _send(sink, encode(outcomes, request))
             _bound_log()
-    return None
 
 
 def _send(sink: BinaryIO, message: bytes) -> None:

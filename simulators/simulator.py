@@ -6,6 +6,7 @@ __all__ = ["Seeds", "Simulator", "SimulatorSpec"]
 
 import inspect
 import math
+import os
 import random
 import sys
 import time
@@ -21,6 +22,7 @@ from .command import CommandSpec
 from .errors import SimulatorError
 from .loading import load_object
 from .outcome import Array, Outcome, Outcomes, Status, flatten_output, not_finite
+from .processes import end_fork
 from .program_run import ProgramError
 
 Seeds = np.ndarray[Any, np.dtype[np.int64]]
@@ -163,7 +165,11 @@ class Simulator:
             _torch_to_come.seed = seed
             if _torch_to_come not in sys.meta_path:
                 sys.meta_path.insert(0, _torch_to_come)
-        return self.function(theta, seed=seed) if self.takes_seed else self.function(theta)
+        owner = os.getpid()
+        try:
+            return self.function(theta, seed=seed) if self.takes_seed else self.function(theta)
+        finally:
+            end_fork(owner)
 
 
 class _TorchToCome(MetaPathFinder):

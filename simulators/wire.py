@@ -24,8 +24,8 @@ def pack(header: dict[str, Any], raw: bytes = b"") -> bytes:
     return len(head).to_bytes(HEADER_BYTES, "little") + head + raw
 
 
-def encode(outcomes: Outcomes) -> bytes:
-    """A message with outcomes."""
+def encode(outcomes: Outcomes, request: int) -> bytes:
+    """A message with outcomes of the request of that number."""
     raw = b"".join(
         [
             outcomes.started.tobytes(),
@@ -36,7 +36,8 @@ def encode(outcomes: Outcomes) -> bytes:
         ]
     )
     reasons = list(outcomes.reasons.items())
-    return pack({"n": len(outcomes), "values": len(outcomes.values), "reasons": reasons, "bytes": len(raw)}, raw)
+    sizes = {"n": len(outcomes), "values": len(outcomes.values), "bytes": len(raw)}
+    return pack({"request": request, **sizes, "reasons": reasons}, raw)
 
 
 def decode(header: dict[str, Any], raw: bytes | bytearray) -> Outcomes:

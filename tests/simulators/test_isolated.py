@@ -25,6 +25,7 @@ from simulators.errors import SimulatorError
 from simulators.isolated import IsolatedSimulator
 from simulators.outcome import Array, Outcome, Outcomes, Status
 from simulators.simulator import SimulatorSpec
+from simulators.wire import encode
 
 #: Long enough for a simulation that does nothing, on a machine that does much else.
 TIMEOUT = 1.0
@@ -265,6 +266,86 @@ def test_a_batched_call_fails_as_a_whole(fault: Callable[[], Any], status: Statu
     with isolated(simulate, batched=True, timeout=TIMEOUT / 3, grace=0.2) as simulator:
         assert [o.status for o in run(simulator, 1, -1, 3)] == [status] * 3
         assert values(run(simulator, 1, 2, 3, 4, 5, 6)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_time_of_a_batch_that_failed_is_counted_once() -> None:
+    with isolated(lambda theta: hangs(), batched=True, timeout=TIMEOUT / 4, grace=0.1) as simulator:
+        begin = time.monotonic()
+        outcomes = run(simulator, 1, 2, 3, 4)
+        assert [o.status for o in outcomes] == [Status.TIMEOUT] * 4
+        assert TIMEOUT <= outcomes.seconds.sum() <= time.monotonic() - begin
+
+
+class TestAFork:
+    """A simulator that forks, and whose fork comes out of it as well."""
+
+    @pytest.mark.parametrize("batched", [False, True])
+    def test_does_not_answer_in_the_place_of_its_simulation(self, batched: bool) -> None:
+        def simulate(theta: Array) -> Any:
+            pid = os.fork()
+            if pid == 0:
+                if theta.flat[0] < 2:
+                    sys.exit(7)
+                if theta.flat[0] < 3:
+                    raise ValueError("in the fork")
+                return theta + 100
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return np.column_stack([theta, np.full(len(theta), code)])
+
+        with isolated(simulate, batched=batched, timeout=TIMEOUT * 5) as simulator:
+            for rows in ([1, 2, 3], [1], [3], [2]):
+                outcomes = run(simulator, *rows)
+                assert [(o.status, o.reason) for o in outcomes] == [(Status.OK, "")] * len(rows)
+                codes = {1: 7.0, 2: 1.0, 3: 0.0}
+                expected = [(row, codes[rows[0] if batched else row]) for row in rows]
+                assert [tuple(o.x) for o in outcomes if o.x is not None] == expected
+
+    def test_does_not_answer_in_the_place_of_the_import(self, tmp_path: Path) -> None:
+        (tmp_path / "forking.py").write_text(
+            "import os\npid = os.fork()\nif pid == 0:\n    raise ValueError('in the fork')\nos.waitpid(pid, 0)\n"
+            "def simulate(theta):\n    return theta\n"
+        )
+        with IsolatedSimulator(SimulatorSpec(function=f"{tmp_path / 'forking.py'}:simulate")) as simulator:
+            assert values(run(simulator, 1, 2)) == [1, 2]
+
+
+def forges(theta: Array) -> Any:
+    """Writes an outcome of its own into the pipe: at once for theta = 1, for theta = 2 when a file says so."""
+    frame = sys._getframe()
+    while "sink" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    sink = frame.f_locals["sink"]
+
+    def write() -> None:
+        sink.write(encode(Outcomes.from_rows([Outcome(Status.OK, np.array([99.0]), "", 0.0, 0.0)]), 0))
+        sink.flush()
+
+    def write_later() -> None:
+        wait_for(Path(os.environ["TEST_FOLDER"], "go").exists)
+        write()
+
+    if theta[0] == 1:
+        write()
+    elif theta[0] == 2:
+        threading.Thread(target=write_later, daemon=True).start()
+    return theta
+
+
+def test_what_was_not_asked_for_is_no_result(tmp_path: Path) -> None:
+    spec = SimulatorSpec(pickled=cloudpickle.dumps(forges), timeout=PATIENCE)
+    with IsolatedSimulator(spec, {"TEST_FOLDER": str(tmp_path)}) as simulator:
+        forged, after = run(simulator, 1, 3)
+        assert forged.status is Status.CRASHED
+        assert "answered what it was not asked" in forged.reason
+        assert values([after]) == [3]
+        assert values(run(simulator, 2)) == [2]
+        assert simulator._child is not None and simulator._child.idle
+        child = simulator._child
+        (tmp_path / "go").touch()
+        wait_for(lambda: not child.idle)
+        # The next simulation is not to blame.
+        assert values(run(simulator, 4, 5)) == [4, 5]
 
 
 class TestNothingIsLeftBehind:
