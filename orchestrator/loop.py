@@ -165,7 +165,7 @@ class SimulationLoop:
             spent = seconds is not None and self.learning_seconds >= seconds
             # A budget counts starts: what no worker has yet is not simulated, now or by a later process.
             if (late or self.accurate or spent) and self.pool.withdraw(since):
-                self.journal.rotate(self.pool.pending)
+                self._rotate()
             if (self.trainable >= target or enough) and not in_flight:
                 break
             if not enough and self._storing:
@@ -228,10 +228,15 @@ class SimulationLoop:
         self._record(self.pool.poll(_POLL_SECONDS))
         self._hand_over()
         if self.journal.full:
-            pending = self.pool.pending
-            self.journal.rotate(pending if waiting is None else Proposals.concatenate([pending, waiting]))
+            self._rotate(waiting)
         self._check_stop()
         self.on_tick()
+
+    def _rotate(self, waiting: Proposals | None = None) -> None:
+        """Begins the journal anew with all that would be lost without it: finished rows may wait for the store."""
+        unwritten = [rows.proposals for rows in self.writer.unwritten]
+        more = [] if waiting is None else [waiting]
+        self.journal.rotate(Proposals.concatenate([self.pool.pending, *unwritten, *more]))
 
     def _record(self, rows: Finished) -> None:
         """Accounts for finished simulations, once."""

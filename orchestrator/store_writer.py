@@ -42,6 +42,7 @@ class StoreWriter:
         self._store = store
         self._changed = threading.Condition()
         self._queue: deque[Finished] = deque()
+        self._writing: list[Finished] = []
         self._committed: list[Finished] = []
         self._put = self._durable = 0
         self._problem: str | None = None
@@ -55,6 +56,12 @@ class StoreWriter:
         """Rows that are not yet durable."""
         with self._changed:
             return self._put - self._durable
+
+    @property
+    def unwritten(self) -> list[Finished]:
+        """What has been put and is not yet durable."""
+        with self._changed:
+            return [*self._writing, *self._queue]
 
     @property
     def problem(self) -> str | None:
@@ -133,6 +140,7 @@ class StoreWriter:
                 self._problem = None
                 self._durable += sum(map(len, parts))
                 self._committed += parts
+                self._writing = []
                 self._changed.notify_all()
             small = self._compact(small + 1, _MANY_FILES)
         self._compact(small, _UNTIDY_FILES)
@@ -154,6 +162,7 @@ class StoreWriter:
             while self._queue and rows < _MOST_ROWS:
                 parts.append(self._queue.popleft())
                 rows += len(parts[-1])
+            self._writing = parts
             return parts
 
     @property

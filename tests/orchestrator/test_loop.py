@@ -21,11 +21,11 @@ from orchestrator.executor import Ended
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import Interrupted, SimulationLoop
 from orchestrator.pool import SimulationPool
-from orchestrator.proposal import ProposalKind, Proposals
+from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.proposer import Proposer
 from orchestrator.store import SimulationStore
 from orchestrator.trainer import Snapshot
-from simulators.errors import DataError, ObservationError
+from simulators.errors import DataError, ObservationError, RunDirectoryError
 from simulators.outcome import Outcome, Outcomes, Status
 
 HOUR = 3600.0
@@ -203,6 +203,46 @@ def test_once_the_simulators_hours_are_spent_nothing_more_starts(loops: Loops) -
     loop.train_and_simulate(1 << 40, 100, None, seconds=5 * HOUR)
     assert loop.spent <= 8 + 2
     assert not len(np.setdiff1d(loop.journal.read().id, loop.store.ids()))
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["after the deadline", "when it is full"])
+def test_a_journal_written_anew_keeps_what_the_store_could_not_take_yet(
+    loops: Loops, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(4, 60.0)
+    loop = loops(workers, ONLY_PRIOR)
+    if full:
+        monkeypatch.setattr("orchestrator.journal._ROTATE_ROWS", 0)
+    append, mended, finished = loop.store.append, threading.Event(), []
+
+    def failing_from_the_third_minute(rows: Finished) -> None:
+        if workers.time > 180.0 and not mended.is_set():
+            raise RunDirectoryError("the disk is full")
+        append(rows)
+
+    record, rotated = loop._record, []
+
+    def noting(rows: Finished) -> None:
+        record(rows)
+        finished.extend(rows.proposals.id.tolist())
+
+    def look() -> None:
+        if workers.time <= 180.0:
+            return settle(loop)
+        known = {*loop.store.ids().tolist(), *loop.journal.read().id.tolist()}
+        assert known.issuperset(finished)
+        if not loop.pool.num_pending:
+            rotated.append(loop.writer.waiting)
+            mended.set()
+        return None
+
+    monkeypatch.setattr(loop.store, "append", failing_from_the_third_minute)
+    monkeypatch.setattr(loop, "_record", noting)
+    loop.on_tick = look
+    loop.train_and_simulate(1 << 40, 100, deadline=None if full else 180.0, seconds=960.0 if full else None)
+    # Rows waited, and are in the store once it could take them.
+    assert rotated[0] > 0
+    assert sorted(loop.store.ids().tolist()) == sorted(finished)
 
 
 def test_however_costly_simulations_are_the_priors_share_is_drawn_from_it(loops: Loops) -> None:

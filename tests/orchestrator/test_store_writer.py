@@ -66,11 +66,13 @@ def test_one_write_takes_all_that_has_come_meanwhile(tmp_path: Path) -> None:
         writer.put(finished([i]))
     assert writer.committed() == []
     assert writer.waiting == 30
+    assert ids(writer.unwritten) == list(range(30))
     assert not writer.flush(0.01)
     store.open.release(10)
     assert writer.flush(60)
     writer.close()
     assert store.batches == [[0], list(range(1, 30))]
+    assert not writer.unwritten
 
 
 def test_rows_that_trickle_need_no_flush(tmp_path: Path) -> None:
