@@ -115,6 +115,7 @@ class Execution:
         self.system = SystemMetrics()
 
         def start_trainer() -> Any:
+            self.executor.make_room()
             self.system.trainer = Trainer.options(**self.place.options).remote(  # type: ignore[attr-defined]
                 problem.prior,
                 (temperature.low, temperature.high),
@@ -125,10 +126,11 @@ class Execution:
                 run.checkpoint.read_bytes() if run.checkpoint.exists() else None,
                 problem.learner,
             )
+            self.place.taken_by(self.system.trainer)
             return self.system.trainer
 
         simulator = config.simulator
-        self.executor = RayHosts(problem.spec, simulator.resources, self.place.reservation)
+        self.executor = RayHosts(problem.spec, simulator.resources, self.place)
         self.pool = SimulationPool(self.executor, simulator.retries, simulator.resources.memory_growth)
         self.trainer = TrainerSupervisor(start_trainer, self.store, at_once=config.acquisition.learns)
         self.loop = SimulationLoop(

@@ -203,8 +203,7 @@ class SimulationLoop:
             result = self.trainer.poll(_POLL_SECONDS)
             if isinstance(result, Trained):
                 return result
-            self._check_stop()
-            self.on_tick()
+            self._rest()
 
     def close(self) -> None:
         """Ends simulations, and writes what has finished.
@@ -384,8 +383,13 @@ class SimulationLoop:
             result = self.trainer.poll(_POLL_SECONDS)
             if isinstance(result, Snapshot):
                 self._learn(result)
-            self._check_stop()
-            self.on_tick()
+            self._rest()
+
+    def _rest(self) -> None:
+        """A turn while nothing is simulated: nodes come and go all the same, the trainer's too."""
+        self._record(self.pool.poll(0.0))
+        self._check_stop()
+        self.on_tick()
 
     def _check_stop(self) -> None:
         if not self.stopping.is_set():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .ray_hosts import Reservation
+    from .placement import Reservation
 
 logger = logging.getLogger(__name__)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["RayHosts", "Reservation", "free_resources"]
+__all__ = ["RayHosts"]
 
 import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
@@ -26,6 +27,7 @@ from .config_simulator import ResourcesConfig
 from .executor import Blame, Ended, Lost
 from .host import Host, Order, Pulse
 from .nowhere import FailedStarts, nowhere
+from .placement import TrainerPlace
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +44,6 @@ _WARM_SECONDS = 120.0
 _GATHER_SHARE, _LONGEST_GATHER = 0.3, 0.3
 #: Delays of this program's loop against which tasks are kept at hand.
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.02, 0.5
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """Resources of a node that are not for simulations, whether or not they are in use yet."""
-
-    node: str
-    resources: Mapping[str, float]
 
 
 @dataclass(eq=False)
@@ -99,16 +93,17 @@ class RayHosts:
     Arguments:
         spec: The simulator.
         resources: What one simulation needs.
-        reserved: Resources that are not for simulations.
+        place: The trainer's, which is not for simulations.
 
     Raises:
         ConfigError: No node of the cluster can ever run a simulation, on `warm_up`.
     """
 
-    def __init__(self, spec: SimulatorSpec, resources: ResourcesConfig, reserved: Reservation | None = None) -> None:
-        self._resources, self._reserved = resources, reserved
+    def __init__(self, spec: SimulatorSpec, resources: ResourcesConfig, place: TrainerPlace | None = None) -> None:
+        self._resources, self._place = resources, place
         self._spec = ray.put(spec)
         self._hosts: list[_Host] = []
+        self._lost: list[Ended | Lost] = []  # that nobody has been told of yet
         self._failed = FailedStarts()
         self._scanned = -math.inf
         self._begin = time.monotonic()
@@ -169,6 +164,10 @@ class RayHosts:
         self._left = time.monotonic()
         return found
 
+    def make_room(self) -> None:
+        """Sees to it that the trainer, which is about to start, gets its place, if need be by ending a host there."""
+        self._settle(_nodes(), _free_resources(), wanted=True)
+
     def now(self) -> float:
         """Seconds of a clock that nobody sets back."""
         return time.monotonic()
@@ -179,6 +178,7 @@ class RayHosts:
         for host in self._hosts:
             ray.kill(host.actor)
         self._hosts.clear()
+        self._lost.clear()
 
     def _count(self) -> int:
         ready = sum(host.width for host in self._ready())
@@ -188,6 +188,9 @@ class RayHosts:
         return [host for host in self._hosts if host.starting is None]
 
     def _poll(self, timeout: float) -> list[Ended | Lost]:
+        found, self._lost = self._lost, []
+        if found:
+            return found
         self._balance()
         for host in self._hosts:
             host.speak()
@@ -202,7 +205,6 @@ class RayHosts:
             if all(host.load >= host.width for host in self._ready()):
                 time.sleep(self._gather)
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        found: list[Ended | Lost] = []
         for ref in done:
             if waiting[ref] in self._hosts:
                 found += self._hear(waiting[ref], ref)
@@ -277,15 +279,15 @@ class RayHosts:
             share = host.width
         host.add(replace(order, share=share))
 
-    def _give_up(self, host: _Host, reason: str) -> list[Ended | Lost]:
-        """Ends a host that is gone or out of order; what it had is lost."""
+    def _give_up(self, host: _Host, reason: str, sound: bool = False) -> list[Ended | Lost]:
+        """Ends a host that is gone or out of order, or `sound` but in the way; what it had is lost."""
         with contextlib.suppress(RayError):
             ray.kill(host.actor)
         self._hosts.remove(host)
         self._scanned = -math.inf
         nodes = {node["NodeID"]: node for node in _nodes()}
         node_is_gone = host.node not in nodes
-        if host.starting is not None and not node_is_gone:
+        if host.starting is not None and not node_is_gone and not sound:
             self._failed.add(host.node, nodes[host.node]["NodeManagerHostname"], reason, time.monotonic())
         why = f"the node {host.node[:12]} of its worker is gone" if node_is_gone else f"its worker was lost: {reason}"
         if host.tasks:
@@ -297,7 +299,8 @@ class RayHosts:
             started = order.share <= free and task not in unheard
             free -= order.share if started else free
             suspect = Blame.PROVEN if task in host.alone else Blame.SUSPECT
-            lost.append(Lost(task, started, suspect if started and not node_is_gone else Blame.NONE, why))
+            blameless = node_is_gone or sound or not started
+            lost.append(Lost(task, started, Blame.NONE if blameless else suspect, why))
         return lost
 
     def _scan(self) -> None:
@@ -310,12 +313,37 @@ class RayHosts:
             if not _placed(host.actor):
                 ray.kill(host.actor)
                 self._hosts.remove(host)
-        available = free_resources()
-        for node in _nodes():
+        nodes, available = _nodes(), _free_resources()
+        self._settle(nodes, available)
+        for node in nodes:
             if self._failed.pausing(node["NodeID"], now):
                 continue
             for width in self._widths(node, available.get(node["NodeID"], {})):
                 self._hosts.append(self._launch(node["NodeID"], width))
+
+    def _settle(
+        self, nodes: Sequence[Mapping[str, Any]], available: Mapping[str, Mapping[str, float]], wanted: bool = False
+    ) -> None:
+        """Looks after the trainer's place; hosts that are in the way end once it is wanted."""
+        if self._place is None:
+            return
+        widths = Counter[str]()
+        for host in self._hosts:
+            widths[host.node] += host.width
+        need = self._need()
+        held = {node: {name: width * amount for name, amount in need.items()} for node, width in widths.items()}
+        self._place.look(nodes, available, held)
+        reserved = self._place.reservation
+        if reserved is None or not (wanted or self._place.waits):
+            return
+        [total] = [node["Resources"] for node in nodes if node["NodeID"] == reserved.node] or [{}]
+        narrowest_first = sorted(self._hosts, key=lambda host: host.width)
+        for host in [host for host in narrowest_first if host.node == reserved.node]:
+            left = {name: total.get(name, 0.0) - widths[reserved.node] * need.get(name, 0.0) for name in need}
+            if all(left[name] >= amount - 1e-9 for name, amount in reserved.resources.items() if name in need):
+                break
+            widths[reserved.node] -= host.width
+            self._lost += self._give_up(host, "it made room for the trainer", sound=True)
 
     def _widths(self, node: Mapping[str, Any], available: Mapping[str, float]) -> Iterator[int]:
         """Widths of the hosts that fit on a node beside those that are there."""
@@ -323,10 +351,11 @@ class RayHosts:
         if any(labels.get(name) != value for name, value in self._resources.labels.items()):
             return
         free, need = dict(available), self._need()
-        if self._reserved is not None and self._reserved.node == node["NodeID"]:
+        reserved = None if self._place is None else self._place.reservation
+        if reserved is not None and reserved.node == node["NodeID"]:
             # What is reserved may not have been taken yet; it is not free all the same.
             ours = sum(host.width for host in self._hosts if host.node == node["NodeID"])
-            for name, amount in self._reserved.resources.items():
+            for name, amount in reserved.resources.items():
                 others = node["Resources"].get(name, 0.0) - amount - ours * need.get(name, 0.0)
                 free[name] = min(free.get(name, 0.0), others)
         fits = min((free.get(name, 0.0) / amount for name, amount in need.items()), default=0.0)
@@ -358,10 +387,11 @@ class RayHosts:
         return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=time.monotonic())
 
     def _nowhere(self) -> str:
-        return str(self._failed) or nowhere(self._need(), self._resources.labels, _nodes(), self._reserved)
+        reserved = None if self._place is None else self._place.reservation
+        return str(self._failed) or nowhere(self._need(), self._resources.labels, _nodes(), reserved)
 
 
-def free_resources() -> dict[str, dict[str, float]]:
+def _free_resources() -> dict[str, dict[str, float]]:
     """Node to what it has to spare at the moment."""
     free: dict[str, dict[str, float]] = available_resources_per_node()
     return free

@@ -16,10 +16,12 @@ from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import processes_with, wait_until
 
+from orchestrator.config_learner import LearnerConfig
 from orchestrator.config_simulator import ResourcesConfig
+from orchestrator.placement import Reservation, TrainerPlace
 from orchestrator.pool import SimulationPool
 from orchestrator.proposal import Finished, ProposalKind, Proposals
-from orchestrator.ray_hosts import RayHosts, Reservation
+from orchestrator.ray_hosts import RayHosts
 from simulators.errors import ConfigError, SimulatorError
 from simulators.outcome import Outcome, Status
 from simulators.simulator import SimulatorSpec
@@ -260,8 +262,14 @@ def test_a_simulator_that_cannot_be_imported_on_a_worker_is_an_error(pools: list
         drain(pool)
 
 
+def place_on(node: str) -> TrainerPlace:
+    place = TrainerPlace(LearnerConfig())
+    place.cpus, place.reservation = 1.0, Reservation(node, {"CPU": 1.0})
+    return place
+
+
 def test_slots_follow_the_cluster_the_needs_and_the_labels(pools: list[SimulationPool], simulator: str) -> None:
-    def slots(reserved: Reservation | None = None, **needs: object) -> int:
+    def slots(reserved: TrainerPlace | None = None, **needs: object) -> int:
         spec = SimulatorSpec(function=simulator + "simulate")
         executor = RayHosts(spec, ResourcesConfig(**needs), reserved)  # type: ignore[arg-type]
         pools.append(SimulationPool(executor, 0))
@@ -276,7 +284,7 @@ def test_slots_follow_the_cluster_the_needs_and_the_labels(pools: list[Simulatio
     assert slots(cpus=0.25) == 16
     assert slots(labels={"zone": "b"}) == 2
     head = next(node for node in ray.nodes() if "zone" not in node["Labels"])
-    assert slots(Reservation(head["NodeID"], {"CPU": 1.0})) == 3
+    assert slots(place_on(head["NodeID"])) == 3
 
 
 def test_what_is_reserved_stays_free_however_late_it_is_taken(
@@ -288,7 +296,7 @@ def test_what_is_reserved_stays_free_however_late_it_is_taken(
     executor = RayHosts(
         SimulatorSpec(function=simulator + "simulate"),
         ResourcesConfig(),
-        Reservation(head["NodeID"], {"CPU": 1.0}),
+        place_on(head["NodeID"]),
     )
     pools.append(SimulationPool(executor, 0))
     wait_until(lambda: executor.warm_up(0.1) and ray.available_resources().get("CPU", 0) == 1.0)

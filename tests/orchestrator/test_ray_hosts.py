@@ -12,7 +12,7 @@ import pytest
 import ray
 from clusters import ray_cluster
 from ray.cluster_utils import Cluster
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 from orchestrator.config_learner import LearnerConfig
 from orchestrator.config_simulator import ResourcesConfig
@@ -20,7 +20,7 @@ from orchestrator.executor import Blame, Ended, Lost
 from orchestrator.host import Pulse
 from orchestrator.nowhere import FailedStarts
 from orchestrator.placement import TrainerPlace
-from orchestrator.ray_hosts import RayHosts, Reservation
+from orchestrator.ray_hosts import RayHosts
 from simulators.errors import ConfigError, SimulatorError
 from simulators.outcome import Status
 from simulators.simulator import SimulatorSpec
@@ -66,11 +66,9 @@ def executors(nodes: Cluster) -> Iterator[list[RayHosts]]:
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
-def make(
-    executors: list[RayHosts], function: str, reserved: Reservation | None = None, **resources: object
-) -> RayHosts:
+def make(executors: list[RayHosts], function: str, place: TrainerPlace | None = None, **resources: object) -> RayHosts:
     spec = SimulatorSpec(function=function)
-    executors.append(RayHosts(spec, ResourcesConfig(**resources), reserved))  # type: ignore[arg-type]
+    executors.append(RayHosts(spec, ResourcesConfig(**resources), place))  # type: ignore[arg-type]
     return executors[-1]
 
 
@@ -183,17 +181,99 @@ def test_what_the_trainer_keeps_is_named_if_simulations_need_it(
 ) -> None:
     monkeypatch.setattr("orchestrator.ray_hosts._WARM_SECONDS", 0.0)
     extra = nodes.add_node(num_cpus=2, num_gpus=1)
-    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()).reservation, gpus=1.0)
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()), gpus=1.0)
     with pytest.raises(ConfigError, match=r"set `learner: \{gpus: 0\}`, for the trainer keeps GPU for itself"):
         executor.warm_up(0.0)
     # What would not be enough without the trainer either is not blamed on it.
-    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()).reservation, gpus=2.0)
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig()), gpus=2.0)
     with pytest.raises(ConfigError, match=r"needs 1 CPU, 2 GPU, but no node(?!.*trainer)"):
         executor.warm_up(0.0)
-    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig(gpus=0.0)).reservation, gpus=1.0)
+    executor = make(executors, simulator + "patient", TrainerPlace(LearnerConfig(gpus=0.0)), gpus=1.0)
     wait_until(lambda: executor.warm_up(0.1))
     executor.stop()
     nodes.remove_node(extra, allow_graceful=True)
+
+
+def start_trainer(place: TrainerPlace) -> Any:
+    """An actor in the trainer's place; the cluster's workers cannot import this file."""
+
+    class Trainer:
+        def node(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
+    trainer = ray.remote(Trainer).options(**place.options).remote()  # type: ignore[call-overload]
+    place.taken_by(trainer)
+    return trainer
+
+
+def test_the_trainers_place_moves_when_its_node_is_replaced(
+    nodes: Cluster, executors: list[RayHosts], simulator: str
+) -> None:
+    node = nodes.add_node(num_cpus=8, labels={"width": "spare"})
+    place = TrainerPlace(LearnerConfig(cpus=5.0, gpus=0.0))
+    executor = make(executors, simulator + "patient", place, labels={"width": "spare"})
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 3)
+    assert place.reservation is not None and place.reservation.node == node.node_id
+    gone = node.node_id
+    nodes.remove_node(node, allow_graceful=False)
+    # Ray takes a while to notice.
+    wait_until(lambda: not executor.wait(0.05) and not any(n["Alive"] and n["NodeID"] == gone for n in ray.nodes()))
+    node = nodes.add_node(num_cpus=8, labels={"width": "spare"})
+    wait_until(lambda: not executor.wait(0.05) and bool(executor._ready()))
+    assert place.reservation.node == node.node_id
+    assert executor.slots == 3
+    trainer = start_trainer(place)
+    assert ray.get(trainer.node.remote(), timeout=PATIENCE) == node.node_id
+    ray.kill(trainer)
+    nodes.remove_node(node, allow_graceful=True)
+
+
+def test_a_host_ends_where_the_trainer_would_have_no_place(
+    nodes: Cluster, executors: list[RayHosts], simulator: str, tmp_path: Path
+) -> None:
+    first = nodes.add_node(num_cpus=6)
+    place = TrainerPlace(LearnerConfig(cpus=3.0, gpus=0.0))
+    executor = make(executors, simulator + "patient", place)
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 2 + 4 + 3)
+    assert place.reservation is not None and place.reservation.node == first.node_id
+    nodes.remove_node(first, allow_graceful=False)
+    wait_until(lambda: not executor.wait(0.05) and executor.slots == 2 + 4)
+    wide = host_of_width(executor, 4)
+    wait_until(lambda: not executor.wait(0.05) and place.reservation.node == wide.node)
+    # Until the trainer is to start, simulations go on in its place.
+    assert wide in executor._hosts
+    for task in range(6):
+        start(executor, task)
+    executor.wait(0.05)
+    on_wide = set(wide.tasks)
+    assert len(on_wide) == 4
+    trainer = start_trainer(place)
+    lost = ends(executor, 4)
+    assert set(lost) == on_wide
+    for end in lost.values():
+        assert isinstance(end, Lost)
+        assert end.blame is Blame.NONE
+        assert "made room for the trainer" in end.reason
+    assert ray.get(trainer.node.remote(), timeout=PATIENCE) == wide.node
+    wait_until(lambda: not executor.wait(0.05) and executor.slots == 2 + 1)
+    (tmp_path / "go").touch()
+    assert all(isinstance(end, Ended) for end in ends(executor, 2).values())
+    ray.kill(trainer)
+
+
+def test_a_trainer_without_a_place_is_told(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    place = TrainerPlace(LearnerConfig(cpus=1.0, gpus=2.0))
+    place.look(ray.nodes(), {}, {})
+    assert place.reservation is None
+    trainer = start_trainer(place)
+    place._since -= 3600.0
+    with caplog.at_level(logging.WARNING):
+        place.look(ray.nodes(), {}, {})
+        place.look(ray.nodes(), {}, {})
+    [record] = caplog.records
+    assert record.getMessage().startswith("the trainer waits for 1 CPU and 2 GPU, which no node of the cluster has")
+    ray.kill(trainer)
+    wait_until(lambda: place.look(ray.nodes(), {}, {}) is None and not place.waits)
 
 
 def test_a_node_where_hosts_cannot_start_is_named_once_and_left_alone(
