@@ -72,7 +72,7 @@ class Executor(Protocol):
         """Waits up to `timeout` seconds; whether simulations can now start without delay on all slots that there are.
 
         Raises:
-            SimulatorError: The simulator cannot be imported.
+            SimulatorError: The simulator cannot be imported on any worker.
             ConfigError: No simulation can ever run here.
         """
 
@@ -91,7 +91,7 @@ class Executor(Protocol):
         """What has come to an end, waiting up to `timeout` seconds for the first.
 
         Raises:
-            SimulatorError: The simulator cannot be imported.
+            SimulatorError: The simulator cannot be imported on any worker.
         """
 
     def now(self) -> float:

@@ -45,6 +45,10 @@ class FailedStarts:
         """A host has started there."""
         self._nodes.pop(node, None)
 
+    def __contains__(self, node: str) -> bool:
+        """Whether hosts have died there, and none has started since."""
+        return node in self._nodes
+
     def pausing(self, node: str, now: float) -> bool:
         """Whether none should be tried there yet."""
         return node in self._nodes and now < self._nodes[node].until

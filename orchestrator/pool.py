@@ -121,7 +121,7 @@ class SimulationPool:
             refill: Whether to start waiting proposals on slots that became free.
 
         Raises:
-            SimulatorError: The simulator cannot be imported on a worker.
+            SimulatorError: The simulator cannot be imported on any worker.
         """
         finished: list[Finished] = []
         for end in self.executor.wait(timeout):

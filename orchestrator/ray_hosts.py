@@ -105,6 +105,7 @@ class RayHosts:
         self._hosts: list[_Host] = []
         self._lost: list[Ended | Lost] = []  # that nobody has been told of yet
         self._failed = FailedStarts()
+        self._has_started = False
         self._scanned = -math.inf
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
@@ -217,7 +218,7 @@ class RayHosts:
             answer = ray.get(ref)
         except RayTaskError as error:
             if isinstance(error.cause, SimulatorError):
-                raise error.cause from None
+                return self._cannot_start(host, error.cause)
             return self._give_up(host, _describe(error))
         except RayError as error:
             return self._give_up(host, _describe(error))
@@ -229,6 +230,7 @@ class RayHosts:
         if host.starting is not None:
             host.starting, host.worker = None, answer
             self._failed.forget(host.node)
+            self._has_started = True
             return []
         assert isinstance(answer, Pulse)
         ended: list[Ended | Lost] = []
@@ -238,11 +240,25 @@ class RayHosts:
             ended.append(Ended(task, outcomes, host.worker, seconds))
             self._gather += 0.1 * (min(_LONGEST_GATHER, _GATHER_SHARE * seconds) - self._gather)
         if answer.error:
-            # It had started there: this is no fault of the simulator's. A new host that cannot start it ends all.
+            # It had started there: this is no fault of the simulator's.
             return ended + self._give_up(host, f"its worker {host.worker} is out of order: {answer.error}")
         if answer.overdue:
             return ended + self._give_up(host, f"its worker {host.worker} did not end it at its deadline")
         return ended
+
+    def _cannot_start(self, host: _Host, error: SimulatorError) -> list[Ended | Lost]:
+        """Sets a host aside where the simulator cannot be imported; raises if it can be nowhere, as far as is known."""
+        lost = self._give_up(host, str(error))
+        # Where it has started once, or may yet, the node is to blame: it lacks a library, say.
+        hopeful = any(other.node not in self._failed for other in self._hosts if other.starting is not None)
+        if self._has_started or hopeful:
+            return lost
+        names = [node["NodeManagerHostname"] for node in _nodes() if node["NodeID"] == host.node]
+        where = f"on {names[0]}" if names else "on a node that is gone"
+        raise SimulatorError(
+            f"the simulator cannot be started {where}, nor has it been on another node: {error}; install there what it "
+            "needs, or mend it, and run again"
+        ) from None
 
     def _balance(self) -> None:
         """Takes back what waits at one host while slots of another are idle."""

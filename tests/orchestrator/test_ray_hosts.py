@@ -172,8 +172,33 @@ def test_a_host_that_cannot_start_its_simulator_again_is_replaced(
 def test_a_simulator_that_never_starts_ends_the_campaign(executors: list[RayHosts], tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise OSError('no room')\n")
     executor = make(executors, f"{tmp_path / 'broken.py'}:simulate")
-    with pytest.raises(SimulatorError, match="no room"):
+    with pytest.raises(SimulatorError, match=r"cannot be started on .*no room.*; install there what it needs"):
         wait_until(lambda: executor.warm_up(0.1))
+
+
+def test_a_node_without_what_the_simulator_needs_is_set_aside(
+    nodes: Cluster,
+    executors: list[RayHosts],
+    simulator: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (tmp_path / "sim.py").open("a") as file:
+        file.write("if os.environ.get('TEST_LACKS'): raise ImportError('libmesh.so: cannot open it')\n")
+    monkeypatch.setattr("orchestrator.nowhere._SHORTEST_PAUSE", 3600.0)
+    executor = make(executors, simulator + "patient")
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 6)
+    for task in range(6):
+        start(executor, task)
+    poor = nodes.add_node(num_cpus=2, env_vars={"TEST_LACKS": "1"})
+    with caplog.at_level(logging.WARNING):
+        wait_until(lambda: not executor.wait(0.05) and poor.node_id in executor._failed)
+    assert "libmesh.so: cannot open it" in caplog.text
+    (tmp_path / "go").touch()
+    assert all(isinstance(end, Ended) for end in ends(executor, 6).values())
+    assert executor.slots == 6
+    nodes.remove_node(poor, allow_graceful=True)
 
 
 def test_what_the_trainer_keeps_is_named_if_simulations_need_it(
