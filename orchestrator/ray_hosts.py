@@ -55,6 +55,7 @@ class _Host:
     starting: ray.ObjectRef[Any] | None
     worker: str = ""
     pulse: ray.ObjectRef[Any] | None = None
+    #: How long anybody had listened when it last spoke.
     heard: float = 0.0
     #: In the order of coming.
     tasks: dict[int, Order] = field(default_factory=dict)
@@ -112,6 +113,9 @@ class RayHosts:
         self._gather = 0.0
         self._final_slots: int | None = None  # as they were when it was stopped
         self._left = time.monotonic()
+        #: Seconds that were spent in listening. While nobody listened, as in a long training, nobody was silent; nor
+        #: while this program was suspended.
+        self._listened = 0.0
 
     @property
     def slots(self) -> int:
@@ -156,9 +160,6 @@ class RayHosts:
     def wait(self, timeout: float) -> list[Ended | Lost]:
         """What has come to an end, waiting up to `timeout` seconds for the first."""
         busy = time.monotonic() - self._left
-        for host in self._hosts:
-            # While nobody listened, as in a long training, nobody was silent.
-            host.heard += busy
         self._delay = min(_LONGEST_DELAY, max(_SHORTEST_DELAY, 0.9 * self._delay, busy))
         self._scan()
         found = self._poll(timeout)
@@ -201,15 +202,18 @@ class RayHosts:
             time.sleep(timeout)
             return []
         refs = [ref for ref in waiting if ref is not None]
+        begin, longest = time.monotonic(), timeout
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
         if done and done[0] is waiting[done[0]].pulse:
             if all(host.load >= host.width for host in self._ready()):
                 time.sleep(self._gather)
+                longest += self._gather
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        self._listened += min(time.monotonic() - begin, longest)
         for ref in done:
             if waiting[ref] in self._hosts:
                 found += self._hear(waiting[ref], ref)
-        for host in [host for host in self._ready() if time.monotonic() - host.heard > _SILENCE_SECONDS]:
+        for host in [host for host in self._ready() if self._listened - host.heard > _SILENCE_SECONDS]:
             found += self._give_up(host, f"its worker {host.worker} did not answer for {_SILENCE_SECONDS:g} s")
         return found
 
@@ -222,7 +226,7 @@ class RayHosts:
             return self._give_up(host, _describe(error))
         except RayError as error:
             return self._give_up(host, _describe(error))
-        host.heard = time.monotonic()
+        host.heard = self._listened
         if ref is host.withdrawing:
             host.withdrawing = None
             self._hand_on(host, answer)
@@ -400,7 +404,7 @@ class RayHosts:
             resources={name: amount * width for name, amount in resources.custom.items()} or None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote(self._spec, width, resources.memory, resources.cpus, resources.gpus)
-        return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=time.monotonic())
+        return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=self._listened)
 
     def _nowhere(self) -> str:
         reserved = None if self._place is None else self._place.reservation

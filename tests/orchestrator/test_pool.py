@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,33 @@ def test_no_worker_is_silent_while_nobody_listens(
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600.0, sleep=time.sleep)
     monkeypatch.setattr("orchestrator.ray_hosts.time", later)
     assert not len(pool.poll(0.0))
+    (folder / "go").touch()
+    done = drain(pool)
+    assert sorted(done) == [0, 1, 2]
+    assert {(outcome.status, attempts) for outcome, attempts in done.values()} == {(Status.OK, 1)}
+
+
+def test_no_worker_is_silent_while_this_program_is_suspended(
+    pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(pools, simulator + "slow", retries=0)
+    pool.submit(proposals([1.0, 2.0, 3.0]))
+    folder = tmp_path / "pids"
+    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    # As if it had been stopped for an hour while it waited.
+    away, wait = [0.0], ray.wait
+
+    def suspended(*arguments: Any, **options: Any) -> Any:
+        found = wait(*arguments, **options)
+        away[0] += 3600.0
+        return found
+
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + away[0], sleep=time.sleep)
+    monkeypatch.setattr("orchestrator.ray_hosts.time", later)
+    monkeypatch.setattr(ray, "wait", suspended)
+    assert not len(pool.poll(0.0))
+    monkeypatch.setattr(ray, "wait", wait)
+    assert away[0] >= 3600.0
     (folder / "go").touch()
     done = drain(pool)
     assert sorted(done) == [0, 1, 2]
