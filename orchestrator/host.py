@@ -80,7 +80,7 @@ class Host:
         self._spec, self._memory, self._slots = spec, memory, slots
         self._waiting: deque[Order] = deque()
         self._free, self._changed = slots, threading.Condition()
-        self._running: dict[int, tuple[Order, float]] = {}
+        self._running: dict[int, tuple[Order, float, IsolatedSimulator]] = {}
         self._ended: queue.SimpleQueue[tuple[int, Outcomes, float]] = queue.SimpleQueue()
         self._error = ""
         self._started = threading.Semaphore(0)
@@ -138,7 +138,7 @@ class Host:
             self._error = f"starting the simulator's process failed with {type(error).__name__}: {error}"
         self._started.release()
         while not self._error:
-            task = self._next()
+            task = self._next(simulator)
             begin = time.monotonic()
             memory = None if self._memory is None else self._memory * task.share
             try:
@@ -153,13 +153,13 @@ class Host:
                 self._changed.notify_all()
             self._ended.put((task.number, outcomes, time.monotonic() - begin))
 
-    def _next(self) -> Order:
+    def _next(self, simulator: IsolatedSimulator) -> Order:
         with self._changed:
             while not self._waiting or self._waiting[0].share > self._free:
                 self._changed.wait()
             task = self._waiting.popleft()
             self._free -= task.share
-            self._running[task.number] = (task, time.monotonic())
+            self._running[task.number] = (task, time.monotonic(), simulator)
             return task
 
     def _overdue(self) -> bool:
@@ -167,9 +167,10 @@ class Host:
             return False
         late = self._spec.timeout + self._spec.grace
         with self._changed:
+            # A process that is started anew, however slow, is not late: what it shall simulate has not begun.
             return any(
-                time.monotonic() - since > late * len(task.theta) + _OVERDUE_SECONDS
-                for task, since in self._running.values()
+                time.monotonic() - max(since, simulator.ready_since) > late * len(task.theta) + _OVERDUE_SECONDS
+                for task, since, simulator in self._running.values()
             )
 
     def _watch(self) -> None:

@@ -77,6 +77,7 @@ class IsolatedSimulator:
         self.spec, self.environment = spec, dict(environment or {})
         self._child: _Child | None = None
         self._has_started = False
+        self._since = math.inf
 
     def start(self) -> None:
         """Starts the child and waits until the simulator is imported.
@@ -87,8 +88,15 @@ class IsolatedSimulator:
             # It died since (out of memory, say), or spoke unasked: the next simulation is not to blame.
             self.close()
         if self._child is None:
+            self._since = math.inf
             self._child = self._launch()
             self._has_started = True
+            self._since = time.monotonic()
+
+    @property
+    def ready_since(self) -> float:
+        """When the child had started (`time.monotonic`); infinite while it starts, which has a limit of its own."""
+        return self._since
 
     def _launch(self) -> _Child:
         for pause in _PAUSES if self._has_started else ():

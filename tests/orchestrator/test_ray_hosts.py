@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,36 @@ def test_a_host_that_cannot_start_its_simulator_again_is_replaced(
     (tmp_path / "go").touch()
     start(executor, 0)
     assert all(isinstance(end, Ended) for end in ends(executor, 1).values())
+
+
+def test_a_process_that_is_slow_to_start_again_is_not_late(executors: list[RayHosts], tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\nFOLDER = {str(tmp_path)!r}\n"
+        "def at(name): return os.path.exists(os.path.join(FOLDER, name))\n"
+        "if at('crashed'):\n"
+        "    open(os.path.join(FOLDER, 'again'), 'w').close()\n"
+        "    while not at('go'): time.sleep(0.01)\n"
+        "def simulate(theta):\n"
+        "    if not at('crashed'):\n"
+        "        open(os.path.join(FOLDER, 'crashed'), 'w').close()\n"
+        "        os._exit(1)\n"
+        "    return theta\n"
+    )
+
+    def is_late_at_once(self: Any) -> None:
+        self._spec = dataclasses.replace(self._spec, timeout=-1e9)
+        assert len(self._running) == 1
+
+    spec = SimulatorSpec(function=f"{tmp_path / 'slow.py'}:simulate", timeout=PATIENCE, grace=0.0)
+    executors.append(RayHosts(spec, ResourcesConfig(labels={"width": "narrow"})))  # type: ignore[arg-type]
+    executor = executors[-1]
+    wait_until(lambda: executor.warm_up(0.1))
+    executor.start(0, np.array([[1.0], [2.0]]), np.arange(2), 1, False)
+    wait_until(lambda: not executor.wait(0.05) and (tmp_path / "again").exists())
+    actor = host_of_width(executor, 2).actor
+    ray.get(actor.__ray_call__.remote(is_late_at_once))
+    assert not ray.get(actor.__ray_call__.remote(lambda self: self._overdue()))
+    (tmp_path / "go").touch()
 
 
 def test_a_simulator_that_never_starts_ends_the_campaign(executors: list[RayHosts], tmp_path: Path) -> None:
