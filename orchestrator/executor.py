@@ -94,6 +94,9 @@ class Executor(Protocol):
             SimulatorError: The simulator cannot be imported on any worker.
         """
 
+    def recall(self) -> None:
+        """Lets nothing more start: tasks that have not come back from `wait` as lost, those that run go on."""
+
     def now(self) -> float:
         """Seconds on the clock that `wait` waits by."""
 

@@ -394,6 +394,7 @@ class SimulationLoop:
     def _check_stop(self) -> None:
         if not self.stopping.is_set():
             return
+        self.pool.recall()
         patience = self.pool.executor.now() + self.stop_wait
         while self.pool.running and self.pool.executor.now() < patience:
             self._record(self.pool.poll(_POLL_SECONDS, refill=False))

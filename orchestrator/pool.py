@@ -144,6 +144,10 @@ class SimulationPool:
         self._num_fresh = sum(map(len, self._fresh))
         return before - self._num_fresh
 
+    def recall(self) -> None:
+        """Lets nothing more start; what runs goes on. Poll without refilling until nothing is `running`."""
+        self.executor.recall()
+
     def cancel(self) -> None:
         """Gives up everything pending; nothing of it will be reported."""
         self._fresh.clear()

@@ -65,6 +65,8 @@ class _Host:
     #: Tasks that it has not been told of yet.
     outbox: list[Order] = field(default_factory=list)
     withdrawing: ray.ObjectRef[Any] | None = None
+    #: Whether it may have tasks that shall not start any more.
+    recalls: bool = False
 
     def add(self, order: Order) -> None:
         self.tasks[order.number] = order
@@ -107,6 +109,7 @@ class RayHosts:
         self._lost: list[Ended | Lost] = []  # that nobody has been told of yet
         self._failed = FailedStarts()
         self._has_started = False
+        self._recalling = False
         self._scanned = -math.inf
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
@@ -170,6 +173,14 @@ class RayHosts:
         """Sees to it that the trainer, which is about to start, gets its place, if need be by ending a host there."""
         self._settle(_nodes(), _free_resources(), wanted=True)
 
+    def recall(self) -> None:
+        """Takes back what has not started; it is reported as lost, and no host is started any more."""
+        self._recalling = True
+        for host in self._hosts:
+            host.recalls = True
+            unheard, host.outbox = host.outbox, []
+            self._lost += [self._taken_back(host, order.number) for order in unheard]
+
     def now(self) -> float:
         """Seconds of a clock that nobody sets back."""
         return time.monotonic()
@@ -229,6 +240,8 @@ class RayHosts:
         host.heard = self._listened
         if ref is host.withdrawing:
             host.withdrawing = None
+            if self._recalling:
+                return [self._taken_back(host, task) for task in answer]
             self._hand_on(host, answer)
             return []
         if host.starting is not None:
@@ -239,6 +252,8 @@ class RayHosts:
         assert isinstance(answer, Pulse)
         ended: list[Ended | Lost] = []
         host.pulse = None
+        # What was on its way when the host was asked has arrived by now.
+        host.recalls = self._recalling
         for task, outcomes, seconds in answer.ended:
             host.remove(task)
             ended.append(Ended(task, outcomes, host.worker, seconds))
@@ -266,6 +281,12 @@ class RayHosts:
 
     def _balance(self) -> None:
         """Takes back what waits at one host while slots of another are idle."""
+        if self._recalling:
+            for host in self._ready():
+                if host.recalls and host.withdrawing is None:
+                    host.recalls = False
+                    host.withdrawing = host.actor.withdraw.remote(len(host.tasks))
+            return
         hosts = [host for host in self._ready() if not host.alone]
         idle = sum(host.width - host.load for host in hosts if host.load < host.width)
         widest = max((host.width for host in hosts if host.load < host.width), default=0)
@@ -279,6 +300,10 @@ class RayHosts:
             if count:
                 host.withdrawing = host.actor.withdraw.remote(count)
                 idle -= count
+
+    def _taken_back(self, host: _Host, task: int) -> Lost:
+        host.remove(task)
+        return Lost(task, False, Blame.NONE, "it was taken back before it started")
 
     def _hand_on(self, host: _Host, tasks: list[int]) -> None:
         for task in tasks:
@@ -326,7 +351,7 @@ class RayHosts:
     def _scan(self) -> None:
         """Starts hosts where there is room for them, now and then."""
         now = time.monotonic()
-        if self._final_slots is not None or now - self._scanned < _SCAN_SECONDS:
+        if self._recalling or self._final_slots is not None or now - self._scanned < _SCAN_SECONDS:
             return
         self._scanned = now
         for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:

@@ -17,7 +17,7 @@ from learners import whiten
 from learners.prior_density import PriorDensity
 from orchestrator.acquisition import Candidates, LargestVariance
 from orchestrator.config_learner import AcquisitionConfig
-from orchestrator.executor import Ended
+from orchestrator.executor import Blame, Ended, Lost
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import Interrupted, SimulationLoop
 from orchestrator.pool import SimulationPool
@@ -50,6 +50,7 @@ class Workers:
         self._done = itertools.count()
         self._waiting: dict[int, Any] = {}
         self._running: dict[int, tuple[float, float, Any]] = {}
+        self._recalled: list[int] = []
 
     def room(self, _seconds: float | None) -> int:
         return max(0, self.slots + 1 - len(self._waiting) - len(self._running))
@@ -64,7 +65,10 @@ class Workers:
             seconds = self.seconds * (0.9 + 0.2 * (task % 11) / 10)
             self._running[task] = self.time + seconds, seconds, self._waiting.pop(task)
 
-    def wait(self, _timeout: float) -> list[Ended]:
+    def wait(self, _timeout: float) -> list[Ended | Lost]:
+        if self._recalled:
+            recalled, self._recalled = self._recalled, []
+            return [Lost(task, False, Blame.NONE, "recalled") for task in recalled]
         if not self._running:
             return []
         task = min(self._running, key=lambda t: self._running[t])
@@ -81,6 +85,9 @@ class Workers:
 
     def now(self) -> float:
         return self.time
+
+    def recall(self) -> None:
+        self._recalled, self._waiting = [*self._waiting], {}
 
     def stop(self) -> None:
         pass
@@ -243,6 +250,19 @@ def test_a_journal_written_anew_keeps_what_the_store_could_not_take_yet(
     # Rows waited, and are in the store once it could take them.
     assert rotated[0] > 0
     assert sorted(loop.store.ids().tolist()) == sorted(finished)
+
+
+def test_once_asked_to_stop_nothing_more_starts(loops: Loops) -> None:
+    workers = Workers(4, HOUR)
+    loop = loops(workers, ONLY_PRIOR)
+    loop.stop_wait = 1e9
+    loop.on_tick = lambda: loop.stopping.set() if loop.spent >= 8 else None  # type: ignore[func-returns-value]
+    with pytest.raises(Interrupted):
+        loop.train_and_simulate(1 << 40, 100, None)
+    # One more ended before the loop looked, and four ran; what waited at a worker's door did not start.
+    assert len(loop.store) == 8 + 1 + 4
+    journal = loop.journal.read().id
+    assert len(np.setdiff1d(journal, loop.store.ids())) > 0
 
 
 def test_however_costly_simulations_are_the_priors_share_is_drawn_from_it(loops: Loops) -> None:

@@ -36,6 +36,7 @@ def hungry(theta):
     return held[:1]
 
 def patient(theta):
+    open(os.path.join(os.path.dirname(GO), f"began{int(theta[0])}"), "w").close()
     while not os.path.exists(GO):
         time.sleep(0.01)
     return theta
@@ -130,6 +131,24 @@ def test_what_is_taken_back_goes_where_it_fits(executors: list[RayHosts], simula
     assert list(wide.tasks) == [0, 1]
     (tmp_path / "go").touch()
     assert all(isinstance(end, Ended) for end in ends(executor, 2).values())
+
+
+def test_what_is_recalled_does_not_start_and_what_runs_goes_on(
+    executors: list[RayHosts], simulator: str, tmp_path: Path
+) -> None:
+    executor = make(executors, simulator + "patient", labels={"width": "narrow"})
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 2)
+    for task in range(6):
+        start(executor, task, value=task)
+    wait_until(lambda: not executor.wait(0.05) and len(list(tmp_path.glob("began*"))) == 2)
+    start(executor, 6, value=6)  # The host has not been told of it yet.
+    executor.recall()
+    lost = ends(executor, 5)
+    assert sorted(lost) == [2, 3, 4, 5, 6]
+    assert {(end.started, end.blame) for end in lost.values() if isinstance(end, Lost)} == {(False, Blame.NONE)}
+    (tmp_path / "go").touch()
+    assert all(isinstance(end, Ended) for end in ends(executor, 2).values())
+    assert len(list(tmp_path.glob("began*"))) == 2
 
 
 def test_what_is_taken_back_when_all_hosts_run_tasks_alone_waits_behind_them(
