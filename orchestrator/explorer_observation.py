@@ -7,6 +7,7 @@ __all__ = ["MOST_UPLOAD_BYTES", "ObservationTable", "read_upload"]
 import base64
 import binascii
 import dataclasses
+import html
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,10 @@ class ObservationTable:
         self._labels = [f"{value:g}" for value in index]
         self._source = ColumnDataSource(self._columns(observation.x))
         label = observation.index_name or ("component" if not observation.series else "row")
-        columns = [TableColumn(field=_LABEL, title=short(label, 24), formatter=StringFormatter(), width=90)]
+        columns = [TableColumn(field=_LABEL, title=_title(label), formatter=StringFormatter(), width=90)]
         numbers = ScientificFormatter(precision=4, power_limit_high=6, power_limit_low=-4)
         columns += [
-            TableColumn(field=str(i), title=short(name, 24), formatter=numbers, editor=NumberEditor(), width=180)
+            TableColumn(field=str(i), title=_title(name), formatter=numbers, editor=NumberEditor(), width=180)
             for i, name in enumerate(names)
         ]
         self.widget = DataTable(
@@ -125,6 +126,11 @@ def read_upload(name: str, content: str, first: Observation) -> Observation:
     if x.size != first.x.size:
         raise ObservationError(f"expected an observation of {first.x.size} numbers, got {x.size} in {name}")
     return dataclasses.replace(first, x=x)
+
+
+def _title(name: str) -> str:
+    """A column's title, which the table's script takes for HTML."""
+    return html.escape(short(name, 24))
 
 
 def _number(value: object) -> float:

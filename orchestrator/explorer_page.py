@@ -106,7 +106,9 @@ class ExplorerPage:
         self.one = _button("one", "β = 1", 80, visible=low <= 1.0 <= high)
         self.best = _button("best", f"recommended: {best or 0.0:.2g}", 150, visible=best is not None)
         self.message, self.facts, self.summary = (
-            Div(name=name, sizing_mode="stretch_width", stylesheets=[TEXT]) for name in ("message", "facts", "summary")
+            # Names and messages are shown as they are: MathJax would follow a link in what looks like a formula.
+            Div(name=name, disable_math=True, sizing_mode="stretch_width", stylesheets=[TEXT])
+            for name in ("message", "facts", "summary")
         )
         self.pairs = PairPicture(self.posterior.names)
         self.pairs.figure.name = "pairs"
@@ -131,7 +133,7 @@ class ExplorerPage:
         document.title = f"{self.explored.name} – temperflow explorer"
         document.template_variables.update(variables)
         # The page's script reaches the sources by their names.
-        wires = Div(visible=False, name="wires", tags=[self.upload, self.file])
+        wires = Div(visible=False, disable_math=True, name="wires", tags=[self.upload, self.file])
         controls = (self.slider, self.exact, self.one, self.best, self.message, self.facts, self.reset, self.count)
         for root in (
             *controls,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["NEUTRAL", "TEXT", "WIDGETS", "empty_figure", "recolor", "short"]
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,10 @@ _THEME = """:host {
   /* The colours of temperatures are made for a light page. Two thirds of the card's colour is the page's. */
   :host { filter: brightness(1.5); --bk-background-fill-color: var(--page); --bk-border-fill-color: var(--page); }
 }"""
+
+#: Between the two signs of what would begin TeX for MathJax: `$$`, `\[`, `\(`.
+_TEX = re.compile(r"(?<=\$)(?=\$)|(?<=\\)(?=[\[(])")
+_NO_WIDTH = "\u200b"
 
 #: For widgets, each of which lives in a shadow root of its own.
 WIDGETS = """:host { color: var(--ink); font-family: inherit; font-size: 15px; }
@@ -90,5 +95,5 @@ def recolor(renderers: Iterable[GlyphRenderer], color: str) -> None:
 
 
 def short(name: str, length: int = 14) -> str:
-    """`name`, cut to fit beside an axis."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """`name`, cut to fit beside an axis, and never taken for TeX: a file's names must not run as a formula's code."""
+    return _TEX.sub(_NO_WIDTH, name if len(name) <= length else name[: length - 1] + "…")

@@ -33,7 +33,7 @@ _FLAGS = (
 )
 
 #: Calls `visit` with every element, those in shadow roots included.
-_WALK = """
+WALK = """
 const walk = (root, visit) => {
   for (const element of root.querySelectorAll("*")) {
     visit(element)
@@ -107,7 +107,7 @@ class Browser:
                 if (node.nodeType === 3 && !["SCRIPT", "STYLE"].includes(element.tagName)) found.push(node.data.trim())
             })
             return found.filter((part) => part).join(" ")"""
-        return str(self.driver.execute_script(_WALK + script))
+        return str(self.driver.execute_script(WALK + script))
 
     def find(self, selector: str, within: str | None = None) -> WebElement:
         """The first visible element that matches, in any shadow root; `within`: below the Bokeh model of that name."""
@@ -117,7 +117,7 @@ class Browser:
             let found = null
             walk(top, (e) => { if (!found && e.matches(selector) && e.checkVisibility()) found = e })
             return found"""
-        found = until(lambda: self.driver.execute_script(_WALK + script, selector, within), f"{selector} in {within}")
+        found = until(lambda: self.driver.execute_script(WALK + script, selector, within), f"{selector} in {within}")
         assert isinstance(found, WebElement)
         return found
 
@@ -127,7 +127,7 @@ class Browser:
             let found = ""
             walk(inside(arguments[1]), (e) => { if (!found && e.matches(arguments[0])) found = e.innerText })
             return found"""
-        return str(self.driver.execute_script(_WALK + script, selector, within))
+        return str(self.driver.execute_script(WALK + script, selector, within))
 
     def pixels(self, name: str) -> str:
         """The picture of the Bokeh figure of that name, as it is on its canvases; waits until they have a size."""
@@ -137,7 +137,7 @@ class Browser:
             return found.join(" ")"""
 
         def drawn() -> str:
-            found = str(self.driver.execute_script(_WALK + script, name))
+            found = str(self.driver.execute_script(WALK + script, name))
             return "" if "data:," in found else found  # a canvas without a size: its tab is not laid out yet
 
         return str(until(drawn, f"the picture of {name}"))

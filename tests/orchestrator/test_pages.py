@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from bokeh.document import Document
-from browser import Browser, browser, needs_chromium, until
+from bokeh.models import Axis
+from browser import WALK, Browser, browser, needs_chromium, until
 from selenium.webdriver.common.keys import Keys
 
 from benchmarks.report import make_run
@@ -280,6 +281,52 @@ def test_only_names_of_this_machine_are_answered(explorer: str) -> None:
     for host in (f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", "192.168.0.1"):
         for path in ("/", "/ws", "/static/js/bokeh.min.js"):
             assert status(host, path) == 403
+
+
+FORMULA = r"$$\href{javascript:document.title='XSS'}{click}$$"
+
+
+@pytest.fixture
+def odd(run: Path, tmp_path: Path) -> Path:
+    """The campaign with names that look like formulas and like HTML."""
+    shutil.copytree(run, tmp_path / "odd")
+    records = json.loads((run / "campaign.json").read_text())
+    series = {"series": [r"\(z^2\)", "<i>y</i>"], "index": None, "index_name": "$$t$$"}
+    records["observation"].update(series)
+    (tmp_path / "odd" / "campaign.json").write_text(json.dumps(records))
+    path = tmp_path / "odd" / "posterior" / "posterior.json"
+    spec = json.loads(path.read_text())
+    spec["names"][:4] = [FORMULA, "$$a^2$$", r"\[b\]", "$$$$"]
+    path.write_text(json.dumps(spec))
+    return tmp_path / "odd"
+
+
+@needs_chromium
+def test_names_are_shown_as_they_are(odd: Path, window: Browser) -> None:
+    with explored(str(odd)) as url:
+        visit(window, url)
+        text = window.text()
+        links = "let found = 0; walk(document, (e) => { found += e.tagName.toLowerCase() === 'a' }); return found"
+        assert window.driver.execute_script(WALK + links) == 0
+        for name in (FORMULA, "$$a^2$$", r"\[b\]"):
+            assert name in text
+        window.find("input", "exact").send_keys("7", Keys.ENTER)
+        alert(window)
+        choose(window, "observation")
+        until(lambda: "<i>y</i>" in window.text(), "a title that is no HTML")
+
+
+def test_no_label_is_typeset(odd: Path) -> None:
+    """What Bokeh writes onto its canvases cannot be read there: its own rule, on all that it is given."""
+    explored = load_explored(str(odd))
+    page, document = ExplorerPage(explored), Document()
+    page.attach(document, page_variables(explored))
+    texts = [label for axis in document.select({"type": Axis}) for label in axis.major_label_overrides.values()]
+    texts += [axis.axis_label or "" for axis in document.select({"type": Axis})]
+    texts += [column.title for column in page.table.widget.columns]
+    assert any(text.startswith("$\u200b$a^2") for text in texts)
+    assert any("z^2" in text for text in texts)
+    assert not [text for text in texts if re.search(r"\$\$.*\$\$|\\\(.*\\\)|\\\[.*\\\]", text, re.DOTALL)]
 
 
 def test_a_posterior_alone_is_explored_without_bands(run: Path) -> None:
