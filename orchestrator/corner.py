@@ -36,13 +36,12 @@ MASSES = (0.9, 0.5)
 _MIN_DRAWS = 20
 
 
-def corner(draws: Mapping[float, Array], names: Sequence[str], truth: Array | None = None) -> Figure:
+def corner(draws: Mapping[float, Array], names: Sequence[str]) -> Figure:
     """Marginals and pairs of the posterior at several temperatures.
 
     Arguments:
         draws: beta to draws `(n, d)`; rows with NaN are left out.
         names: Names of the d parameters. Of more than ten the first ten are shown, as the title then says.
-        truth: `(d,)`, parameters to mark with dashed lines.
     """
     samples = {beta: finite_rows(values) for beta, values in sorted(draws.items())}
     d = min(len(names), MOST_PARAMETERS)
@@ -52,8 +51,6 @@ def corner(draws: Mapping[float, Array], names: Sequence[str], truth: Array | No
     grid = figure.add_gridspec(d, d, left=left, right=0.975, bottom=0.78 / side, top=top, wspace=0.08, hspace=0.08)
     pooled = np.concatenate([values[:, :d] for values in samples.values()]) if samples else np.empty((0, d))
     ranges = [limits(pooled[:, i]) for i in range(d)]
-    if truth is not None:
-        ranges = [_including(span, float(truth[i])) for i, span in enumerate(ranges)]
     for row in range(d):
         for column in range(row + 1):
             axes = figure.add_subplot(grid[row, column])
@@ -62,10 +59,9 @@ def corner(draws: Mapping[float, Array], names: Sequence[str], truth: Array | No
                     _marginal(axes, values[:, row], beta_color(beta))
                 else:
                     _pair(axes, values[:, column], values[:, row], beta_color(beta))
-            _mark_truth(axes, truth, row, column)
             _dress(axes, ranges, row, column, names, d)
     figure.align_labels()
-    _legend(figure, list(samples), truth is not None, d)
+    _legend(figure, list(samples), d)
     if len(names) > d:
         figure.suptitle(f"The first {d} of {len(names)} parameters", x=left, ha="left", fontsize=12, color=INK)
     return figure
@@ -174,20 +170,6 @@ def _pair(axes: Axes, x: Array, y: Array, color: str) -> None:
         axes.plot(x[:500], y[:500], ".", color=color, markersize=2.5)
 
 
-def _including(span: tuple[float, float], value: float) -> tuple[float, float]:
-    low, high = span
-    margin = 0.06 * (high - low)
-    return (min(low, value - margin), max(high, value + margin)) if np.isfinite(value) else span
-
-
-def _mark_truth(axes: Axes, truth: Array | None, row: int, column: int) -> None:
-    if truth is None:
-        return
-    axes.axvline(float(truth[column]), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-    if row != column:
-        axes.axhline(float(truth[row]), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-
-
 def _dress(axes: Axes, ranges: list[tuple[float, float]], row: int, column: int, names: Sequence[str], d: int) -> None:
     tidy(axes, grid=False)
     size, label_size = (10.0, 11.0) if d <= 5 else (8.5, 9.5)
@@ -210,10 +192,8 @@ def _dress(axes: Axes, ranges: list[tuple[float, float]], row: int, column: int,
         axes.set_ylabel(plain(names[row], length), fontsize=label_size)
 
 
-def _legend(figure: Figure, betas: list[float], with_truth: bool, d: int) -> None:
+def _legend(figure: Figure, betas: list[float], d: int) -> None:
     handles = [Line2D([], [], color=beta_color(beta), linewidth=2.5, label=beta_label(beta)) for beta in betas]
-    if with_truth:
-        handles.append(Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="true value"))
     if not handles:
         return
     if d == 1:

@@ -148,23 +148,18 @@ def simulations_over_time(
     return figure
 
 
-def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior_std: Array | None = None) -> Figure:
+def temperature_widths(draws: Mapping[float, Array], names: Sequence[str]) -> Figure:
     """Posterior mean and mean ± one standard deviation against beta, a panel a parameter.
 
     Arguments:
         draws: beta to draws `(n, d)`; rows with NaN are left out.
         names: Names of the d parameters.
-        prior_std: `(d,)`; if given, the vertical axis is the distance from the mean at the beta nearest to 1, in
-            standard deviations of the prior.
     """
     samples = {beta: rows for beta, values in sorted(draws.items()) if len(rows := finite_rows(values))}
     heading = 0.3 if len(names) > MOST_PANELS else 0.0
-    figure, panels = panel_grid(len(names), 2.0, heading=heading, sharey=prior_std is not None)
+    figure, panels = panel_grid(len(names), 2.0, heading=heading)
     betas = np.array(list(samples))
     means, stds = (np.array([f(rows, axis=0) for rows in samples.values()]) for f in (np.mean, np.std))
-    if prior_std is not None and len(betas):
-        reference = means[np.abs(np.log(betas)).argmin()]
-        means, stds = (means - reference) / prior_std, stds / prior_std
     for i, axes in enumerate(panels):
         if len(betas):
             mean, std = means[:, i], stds[:, i]
@@ -179,8 +174,6 @@ def temperature_widths(draws: Mapping[float, Array], names: Sequence[str], prior
         axes.xaxis.set_major_locator(FixedLocator(_apart(betas)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    if prior_std is not None:
-        figure.supylabel("shift ± sd, in prior sd", fontsize=11, color=INK)
     figure.supxlabel("β", fontsize=11, color=INK)
     figure.suptitle(_shown(len(panels), len(names)).strip(" ,"), fontsize=12, color=INK)
     return figure

@@ -140,7 +140,6 @@ class MlflowRun:
     tracking_uri: str
     run_id: str
     model_name: str | None = None
-    model_version: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

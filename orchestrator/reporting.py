@@ -317,7 +317,7 @@ def _mlflow(records: dict[str, Any]) -> MlflowRun | None:
     if tracked is None or not records["config"]["tracking"]["enabled"]:
         return None
     model = records["config"]["tracking"]["model"] or records["config"]["name"]
-    return MlflowRun(tracked["uri"], tracked["run_id"], model, None)
+    return MlflowRun(tracked["uri"], tracked["run_id"], model)
 
 
 def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, Any], beta: float = 1.0) -> str:

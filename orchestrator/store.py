@@ -63,19 +63,11 @@ class StoreSummary:
         return self.counts.total()
 
     @property
-    def by_status(self) -> Counter[str]:
-        """Rows by how they ended."""
-        return self._by(1)
-
-    @property
     def by_kind(self) -> Counter[str]:
         """Rows by how they were proposed."""
-        return self._by(0)
-
-    def _by(self, part: int) -> Counter[str]:
         result: Counter[str] = Counter()
-        for key, count in self.counts.items():
-            result[key[part]] += count
+        for (kind, _), count in self.counts.items():
+            result[kind] += count
         return result
 
 

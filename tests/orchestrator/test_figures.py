@@ -77,9 +77,9 @@ class TestStyle:
 
 class TestCorner:
     def test_panels_and_legend(self) -> None:
-        figure = corner(draws(), NAMES, truth=np.array([2.0, 2.0, 2.0]))
+        figure = corner(draws(), NAMES)
         assert len(figure.axes) == 6
-        assert legend_of(figure) == ["β = 0.1", "β = 1", "β = 2", "true value"]
+        assert legend_of(figure) == ["β = 0.1", "β = 1", "β = 2"]
         assert rendered(figure)
 
     def test_one_parameter(self) -> None:
@@ -296,13 +296,6 @@ class TestWidths:
         band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
         assert np.ptp(band[:, 1]) == pytest.approx(2 * 0.1**-0.5, rel=0.1)
 
-    def test_in_prior_deviations(self) -> None:
-        figure = temperature_widths(draws(4000), NAMES, prior_std=np.full(3, 10.0))
-        band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
-        assert np.ptp(band[:, 1]) == pytest.approx(0.2 * 0.1**-0.5, rel=0.1)
-        assert "prior sd" in figure.get_supylabel()
-
     @pytest.mark.parametrize("given", [{}, {1.0: np.zeros((5, 3))}, {1.0: np.full((5, 3), np.nan)}])
     def test_degenerate(self, given: dict[float, Array]) -> None:
         assert rendered(temperature_widths(given, NAMES))
-        assert rendered(temperature_widths(given, NAMES, np.ones(3)))

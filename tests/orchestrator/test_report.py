@@ -112,7 +112,7 @@ def data() -> ReportData:
             ReportFigure("Corner", "All pairs.", small_figure(), "answer"),
             ReportFigure("Over time", "Every point a simulation.", png(), "simulations"),
         ],
-        mlflow=MlflowRun("https://user:secret@mlflow.example.org/x", "abc123", "hudson-bay", "3"),
+        mlflow=MlflowRun("https://user:secret@mlflow.example.org/x", "abc123", "hudson-bay"),
     )
 
 
@@ -153,7 +153,6 @@ def test_says_what_happened(data: ReportData, tmp_path: Path) -> None:
         "The observation is unlike the simulations.",
         "name: hudson-bay budget: {simulations: 1000}",
         'posterior.log_prob(theta, x=x_o) < 0 & "quoted"',
-        "hudson-bay, version 3",
         "75.4 % of the time of 2 slots went into simulations",
         "tempered 900 10 1 h 56 min 94.8 % 7.78 s",
         "Recommended: β = 0.32. Just above β = 0.32 the observation is extreme",
@@ -206,7 +205,7 @@ def test_what_users_wrote_is_escaped(data: ReportData, tmp_path: Path) -> None:
         versions={EVIL: EVIL},
         figures=[ReportFigure(f'"{EVIL}', f'"><{EVIL}', png(), "answer")],
         comparison=[Comparison(EVIL, 0, 1, 0, 1, True)],
-        mlflow=MlflowRun(EVIL, EVIL, EVIL, EVIL),
+        mlflow=MlflowRun(EVIL, EVIL, EVIL),
     )
     page = page_of(evil, tmp_path)
     assert not page.all("script")
