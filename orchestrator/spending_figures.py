@@ -100,7 +100,7 @@ def cost(seconds: Array, theta: Array, names: Sequence[str], explained: Array) -
     edges = 10.0**edges if wide else edges
     panels[0].stairs(np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0], edges, fill=True, color=ACCENT)
     tidy(panels[0])
-    panels[0].set_title("Simulations by their duration")
+    panels[0].set_title("Simulations by duration")
     panels[0].set_xlabel("seconds")
     if wide:
         panels[0].set_xscale("log")
@@ -112,7 +112,9 @@ def cost(seconds: Array, theta: Array, names: Sequence[str], explained: Array) -
     for axes, j in zip(panels[1:], shown, strict=True):
         axes.scatter(theta[rows, j], seconds[rows], s=4.0, color=ACCENT, alpha=0.4, linewidths=0)
         tidy(axes)
-        axes.set_title("Seconds against " + plain(names[j], 18))
+        # A panel is as wide as 18 signs and a little: what they mean is said at the side.
+        axes.set_title(plain(names[j], 18))
+        axes.set_ylabel("seconds")
         axes.set_xlabel(f"explains {100 * explained[j]:.0f} %")
         axes.set_xlim(limits(theta[rows, j]))
         axes.xaxis.set_major_locator(MaxNLocator(4))

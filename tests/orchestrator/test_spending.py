@@ -100,10 +100,22 @@ def test_figures_show_what_depends() -> None:
     theta = rng.normal(size=(4000, 2))
     seconds = np.exp(2 * theta[:, 1])
     figure = cost(seconds, theta, ["a", "b"], runtime_dependence(theta, seconds))
-    assert [axes.get_title() for axes in figure.axes] == ["Simulations by their duration", "Seconds against b"]
+    assert [axes.get_title() for axes in figure.axes] == ["Simulations by duration", "b"]
+    assert figure.axes[1].get_ylabel() == "seconds"
     assert len(figure.axes[1].collections[0].get_offsets()) == 3000  # type: ignore[arg-type]
     assert rendered(figure)
     assert rendered(cost(np.zeros(3), np.zeros((3, 1)), ["a"], np.zeros(1)))
     times = timeline(np.arange(50.0), rng.uniform(0.1, 0.9, 50), np.zeros(50))
     assert times is not None
     assert rendered(utilization(times))
+
+
+@pytest.mark.parametrize("depending", [1, 3])
+def test_titles_of_costs_keep_to_their_panels(depending: int) -> None:
+    theta = np.random.default_rng(0).normal(size=(100, 3))
+    explained = np.array([0.5, 0.4, 0.3]) * (np.arange(3) < depending)
+    figure = cost(np.exp(theta[:, 0]), theta, ["M" * 30] * 3, explained)
+    assert rendered(figure)
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
+    assert all(title.x0 >= 0 and title.x1 <= figure.bbox.x1 for title in titles)
