@@ -31,6 +31,7 @@ from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
 
 COMMAND = Path(sys.executable).with_name("temperflow")
+FORMULA = r"$$\href{javascript:document.title='XSS'}{click}$$"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("pages") / "run", 2000)
     make_report(run)
     return run.path
+
+
+@pytest.fixture
+def odd(run: Path, tmp_path: Path) -> Path:
+    """The campaign with names that are long, or look like formulas or HTML."""
+    shutil.copytree(run, tmp_path / "odd")
+    records = json.loads((run / "campaign.json").read_text())
+    series = {"series": [r"\(z^2\)", "<i>y</i>"], "index": None, "index_name": "$$t$$"}
+    records["observation"].update(series)
+    (tmp_path / "odd" / "campaign.json").write_text(json.dumps(records))
+    path = tmp_path / "odd" / "posterior" / "posterior.json"
+    spec = json.loads(path.read_text())
+    spec["names"][:4] = [FORMULA, "$$a^2$$", r"\[b\]", "$$$$"]
+    spec["names"][7] = 5 * "a_name_"
+    path.write_text(json.dumps(spec))
+    return tmp_path / "odd"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +123,15 @@ class TestReport:
         images = "return [...document.images].map((image) => image.complete && image.naturalWidth > 0)"
         shown = window.driver.execute_script(images)
         assert shown == [True] * 8
+
+    def test_long_names_leave_room_for_numbers_on_a_phone(self, odd: Path, window: Browser) -> None:
+        make_report(RunDirectory(odd))
+        window.open((odd / "report.html").as_uri(), 360)
+        script = """
+            return [...document.querySelectorAll(".scroll")].filter((s) => s.clientWidth)
+              .map((s) => s.querySelector("tbody th").offsetWidth / s.clientWidth)"""
+        assert max(window.driver.execute_script(script)) < 0.5
+        assert window.overflow() <= 0
 
     def test_says_what_was_spent_and_what_to_use(self, run: Path, window: Browser) -> None:
         window.open((run / "report.html").as_uri())
@@ -281,24 +307,6 @@ def test_only_names_of_this_machine_are_answered(explorer: str) -> None:
     for host in (f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", "192.168.0.1"):
         for path in ("/", "/ws", "/static/js/bokeh.min.js"):
             assert status(host, path) == 403
-
-
-FORMULA = r"$$\href{javascript:document.title='XSS'}{click}$$"
-
-
-@pytest.fixture
-def odd(run: Path, tmp_path: Path) -> Path:
-    """The campaign with names that look like formulas and like HTML."""
-    shutil.copytree(run, tmp_path / "odd")
-    records = json.loads((run / "campaign.json").read_text())
-    series = {"series": [r"\(z^2\)", "<i>y</i>"], "index": None, "index_name": "$$t$$"}
-    records["observation"].update(series)
-    (tmp_path / "odd" / "campaign.json").write_text(json.dumps(records))
-    path = tmp_path / "odd" / "posterior" / "posterior.json"
-    spec = json.loads(path.read_text())
-    spec["names"][:4] = [FORMULA, "$$a^2$$", r"\[b\]", "$$$$"]
-    path.write_text(json.dumps(spec))
-    return tmp_path / "odd"
 
 
 @needs_chromium
