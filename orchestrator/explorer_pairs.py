@@ -20,6 +20,8 @@ from .figure_style import finite_rows, limits
 
 _GAP = 0.14
 _BINS = 48
+#: Radians by which labels that are wider than their places are turned.
+_SLANT = 0.8
 #: Share of the widest posterior that may lie beyond either end of an axis, lest the narrow ones become dots.
 _TAIL = 0.06
 #: What contour_generator would choose.
@@ -52,7 +54,7 @@ class PairPicture:
             axis.major_tick_line_alpha = 0.0
             axis.axis_line_alpha = 0.0
             axis.major_label_text_font_size = "10px"
-        self._ticks[0].major_label_orientation = 0.8
+        self._ticks[0].major_label_orientation = _SLANT
         self._name_axes()
         self._frames()
         self._reference = ColumnDataSource({"x": [], "y": []})
@@ -141,15 +143,17 @@ class PairPicture:
         n = len(self.names)
         places = {_origin(j) + 0.5: name for j, name in enumerate(self.names)}
         above = {_floor(j, n) + 0.5: name for j, name in enumerate(self.names) if j > 0}
+        # Of many parameters or on a phone a cell is as wide as eight signs.
+        slanted = n > 2 and max(map(len, self.names)) > 8
         for side, texts in (("below", places), ("left", above)):
             axis = LinearAxis(
                 ticker=FixedTicker(ticks=list(texts)),
                 major_label_overrides={place: short(name) for place, name in texts.items()},
                 major_tick_line_alpha=0.0,
                 axis_line_alpha=0.0,
-                major_label_text_font_size="12px",
+                major_label_text_font_size="11px" if slanted else "12px",
                 major_label_text_font_style="bold",
-                major_label_orientation="horizontal" if side == "below" else "vertical",
+                major_label_orientation=_SLANT if slanted else "horizontal" if side == "below" else "vertical",
                 major_label_standoff=0,
             )
             self.figure.add_layout(axis, side)

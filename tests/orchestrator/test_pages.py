@@ -26,6 +26,7 @@ from learners import TemperedPosterior
 from orchestrator.explorer import load_explored
 from orchestrator.explorer_bands import BandPicture
 from orchestrator.explorer_page import ExplorerPage, page_variables
+from orchestrator.explorer_pairs import PairPicture
 from orchestrator.observation import Observation
 from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
@@ -384,6 +385,16 @@ def test_few_numbers_are_intervals_on_scales_of_their_own(observation: Observati
     assert ((shown["q05"] >= 0) & (shown["q95"] <= 1)).all()
     picture.update(None, "#ff0000")
     assert len(figure.renderers[1].data_source.data["q50"]) == 0
+
+
+@pytest.mark.parametrize(("count", "length", "slanted"), [(10, 30, True), (4, 9, True), (10, 3, False), (2, 30, False)])
+def test_names_that_are_wider_than_a_cell_are_slanted(count: int, length: int, slanted: bool) -> None:
+    picture = PairPicture([f"{i:x}".ljust(length, "n") for i in range(count)])
+    names = [
+        axis.major_label_orientation for axis in picture.figure.select({"type": Axis}) if axis.major_label_overrides
+    ]
+    assert len(names) == 2
+    assert [isinstance(turned, float) for turned in names] == [slanted, slanted]
 
 
 def deviation(window: Browser) -> float:
