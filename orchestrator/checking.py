@@ -12,6 +12,7 @@ import torch
 
 from learners.calibration import Calibration, sbc_ranks
 from learners.posterior import TemperedPosterior
+from simulators.errors import RunDirectoryError
 from simulators.outcome import Status
 
 from .proposal import ProposalKind
@@ -107,9 +108,26 @@ def why_not(run: RunDirectory, posterior: TemperedPosterior) -> str:
 
 
 def read_check(run: RunDirectory) -> list[CheckResult]:
-    """What `check` wrote last; empty if it has not run."""
-    path = run.path / "calibration.json"
-    return [CheckResult(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    """What `check` wrote last; empty if it has not run.
+
+    Raises:
+        RunDirectoryError: The file is damaged.
+    """
+    path = run.calibration
+    if not path.exists():
+        return []
+    try:
+        results = [CheckResult(**entry) for entry in json.loads(path.read_text())]
+        for result in results:
+            ranks, p_values = (np.array(value, dtype=np.float64) for value in (result.ranks, result.p_values))
+            if ranks.ndim != 2 or p_values.shape != ranks.shape[1:]:
+                raise ValueError(f"ranks of shape {ranks.shape} and p-values of shape {p_values.shape}")
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RunDirectoryError(
+            f"{path} is damaged ({reason}); delete it, and `temperflow check {run.path}` writes it anew"
+        ) from error
+    return results
 
 
 def _ranks(

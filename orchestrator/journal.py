@@ -6,7 +6,7 @@ fast; so they are simulated again, with the same id, theta and seed.
 
 from __future__ import annotations
 
-__all__ = ["ProposalJournal", "append_whole"]
+__all__ = ["ProposalJournal", "append_line", "append_whole"]
 
 import contextlib
 import logging
@@ -42,6 +42,19 @@ def append_whole(file: FileIO, end: int, content: bytes) -> int:
         file.truncate(end)
         raise
     return end + len(content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file of lines, which may end in a torn one.
+
+    Raises:
+        OSError: It could not be written; then nothing of it is in the file.
+    """
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        whole = file.read(1) in (b"", b"\n")
+        append_whole(file, end, (line if whole else "\n" + line).encode() + b"\n")
 
 
 class ProposalJournal:

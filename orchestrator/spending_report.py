@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["COLUMNS", "busy_times", "read_history", "simulated", "spending_figures"]
 
+import contextlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,8 +67,16 @@ def spending_figures(
 
 
 def read_history(run: RunDirectory) -> pd.DataFrame:
-    """The campaign's metrics, a row for each time that they were written down."""
-    return pd.read_json(run.metrics, lines=True) if run.metrics.exists() else pd.DataFrame()
+    """The campaign's metrics, a row for each time that they were written down; torn lines are left out.
+
+    A machine that goes down leaves half a line, or zeros: no reason to lose the report.
+    """
+    rows = []
+    for line in run.metrics.read_bytes().splitlines() if run.metrics.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) else []
+    return pd.DataFrame(rows)
 
 
 def busy_times(timed: pa.Table) -> Timeline | None:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ from simulators.outcome import Status
 
 from .config import CampaignConfig
 from .display import Display, Progress
-from .journal import append_whole
+from .journal import append_line
 from .loop import SimulationLoop
 from .run_directory import RunDirectory
 from .supervisor import TrainerSupervisor
@@ -128,9 +127,9 @@ class Watch:
         }
         if self.loop.snapshot is not None:
             metrics |= self.loop.snapshot.metrics
-        line = json.dumps({"time": time.time(), "phase": self.phase, **metrics}) + "\n"
-        with self.dispensable("metrics"), self.run.metrics.open("ab", buffering=0) as file:
-            append_whole(file, file.seek(0, os.SEEK_END), line.encode())
+        line = json.dumps({"time": time.time(), "phase": self.phase, **metrics})
+        with self.dispensable("metrics"):
+            append_line(self.run.metrics, line)
         self.tracker.metrics(metrics | self.system.poll(), step=done)
         if now - self._last_figures > max(_FIGURE_SECONDS, elapsed / 20) and done:
             self._last_figures = now

@@ -23,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.report import make_run
 from learners import TemperedPosterior
+from orchestrator.checking import read_check
 from orchestrator.explorer import load_explored
 from orchestrator.explorer_bands import BandPicture
 from orchestrator.explorer_page import ExplorerPage, page_variables
@@ -30,6 +31,7 @@ from orchestrator.explorer_pairs import PairPicture
 from orchestrator.observation import Observation
 from orchestrator.reporting import make_report
 from orchestrator.run_directory import RunDirectory
+from simulators.errors import RunDirectoryError
 
 COMMAND = Path(sys.executable).with_name("temperflow")
 FORMULA = r"$$\href{javascript:document.title='XSS'}{click}$$"
@@ -170,6 +172,16 @@ class TestUnfinished:
         (tmp_path / "campaign.json").write_text(json.dumps(started))
         assert make_report(RunDirectory(tmp_path)) == []
         assert "There is no posterior yet" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[3]", '[{"kind": "prior"}]', "[" * 100_000])
+def test_a_damaged_calibration_is_named_with_the_remedy(run: Path, tmp_path: Path, content: str) -> None:
+    directory = RunDirectory(tmp_path)
+    shutil.copy(run / "calibration.json", tmp_path)
+    assert read_check(directory)
+    directory.calibration.write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"calibration.json is damaged .*delete it, and `temperflow check"):
+        read_check(directory)
 
 
 @needs_chromium

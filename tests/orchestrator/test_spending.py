@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
+from orchestrator.journal import append_line
+from orchestrator.run_directory import RunDirectory
 from orchestrator.spending import KindCost, cost_by_kind, runtime_dependence, timeline
-from orchestrator.spending_figures import cost, utilization
+from orchestrator.spending_figures import cost, progress, utilization
+from orchestrator.spending_report import read_history
 
 
 def rendered(figure: Figure) -> bytes:
@@ -108,6 +113,20 @@ def test_figures_show_what_depends() -> None:
     times = timeline(np.arange(50.0), rng.uniform(0.1, 0.9, 50), np.zeros(50))
     assert times is not None
     assert rendered(utilization(times))
+
+
+@pytest.mark.parametrize("torn", [b'{"seconds": 2.0, "simu', bytes(30), b"[" * 100_000, b"[1, 2]\n", b"\xff\n"])
+def test_a_torn_line_costs_one_line(torn: bytes, tmp_path: Path) -> None:
+    """What a machine that goes down leaves; a later campaign begins a line of its own."""
+    run = RunDirectory(tmp_path)
+    assert not len(read_history(run))
+    append_line(run.metrics, json.dumps({"seconds": 1.0}))
+    run.metrics.write_bytes(run.metrics.read_bytes() + torn)
+    append_line(run.metrics, json.dumps({"seconds": 3.0, "simulations": 5.0}))
+    append_line(run.metrics, json.dumps({"seconds": 4.0, "simulations": 6.0}))
+    history = read_history(run)
+    assert history["seconds"].tolist() == [1.0, 3.0, 4.0]
+    assert rendered(progress(history))
 
 
 @pytest.mark.parametrize("depending", [1, 3])
