@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_beta", "check_count", "check_x", "noise", "pieces", "row_column", "unlike"]
+__all__ = ["check_beta", "check_count", "check_x", "noise", "p_text", "pieces", "row_column", "unlike"]
 
 import operator
 from collections.abc import Sequence
@@ -55,9 +55,14 @@ def unlike(p_value: np.ndarray) -> str | None:
         return None
     which = "this x is" if p_value.size == 1 else f"{far} of {p_value.size} x are"
     return (
-        f"{which} unlike the simulated data (p = {float(p_value.min()):.2g}): the simulator may be unable to "
+        f"{which} unlike the simulated data ({p_text(float(p_value.min()))}): the simulator may be unable to "
         "produce it, and the network was not trained there; consider a lower beta"
     )
+
+
+def p_text(p_value: float) -> str:
+    """`p = ...` of `Familiarity.p_value`, whose thousand quantiles cannot tell smaller ones from zero."""
+    return f"p = {p_value:.2g}" if p_value >= 1e-3 else "p < 0.001"
 
 
 def pieces(count: int, rows: int) -> list[int]:

@@ -40,6 +40,7 @@ from .store import StoreSummary
 from .tracking import Tracker
 from .tracking_records import RunStatus
 from .tracking_uri import default_uri, without_secret
+from .warned_once import warned_once
 
 Result = TypeVar("Result")
 
@@ -203,6 +204,7 @@ class Campaign:
         status: RunStatus = "FAILED"
         try:
             with (
+                warned_once(),
                 connected(self.address),
                 Display(enabled=progress) as display,
                 _stop_on_signals() as stopping,

@@ -20,6 +20,7 @@ from rich.text import Text
 from simulators.errors import ConfigError, TemperflowError
 
 from .run_directory import RunDirectory
+from .warned_once import warned_once
 
 if TYPE_CHECKING:
     from .checking import CheckResult
@@ -53,11 +54,13 @@ Settings = Annotated[
 
 @app.callback()
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     _state["debug"] = debug
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(False)
+    context.with_resource(warned_once())
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
 
 

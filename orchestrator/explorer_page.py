@@ -30,6 +30,7 @@ from bokeh.models import (
 )
 from jinja2 import Environment, FileSystemLoader
 
+from learners.asking import p_text
 from simulators.errors import TemperflowError
 from simulators.outcome import Array
 
@@ -257,7 +258,7 @@ class ExplorerPage:
                 "under Observation."
             )
         if self.familiar < 0.01:
-            found.append(f"This observation is unlike the simulated data (p = {self.familiar:.2g}). Prefer a low β.")
+            found.append(f"This observation is unlike the simulated data ({p_text(self.familiar)}). Prefer a low β.")
         if predicted is None:
             found.append("Bands need predictive draws, which are in a campaign's run directory; here are none.")
         elif not predicted.enough:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import torch
 import yaml
 
+from learners.asking import p_text
 from learners.posterior import TemperedPosterior
 from learners.training import bounded_threads
 from simulators.errors import RefinementError, SavedModelError
@@ -302,7 +303,7 @@ def _warnings(posterior: TemperedPosterior, checks: list[CheckResult], efficienc
         p_value = float(posterior.familiarity.p_value(z)[0])
         if p_value < 0.01:
             found.append(
-                f"The observation is unlike the simulated data (p = {p_value:.2g}): the simulator may be unable to "
+                f"The observation is unlike the simulated data ({p_text(p_value)}): the simulator may be unable to "
                 "produce it. Prefer a low beta."
             )
     if posterior.metadata.get("source") == "cost":

@@ -107,7 +107,7 @@ def test_a_beta_outside_the_range_is_refused(gaussian_posterior: TemperedPosteri
 
 
 def test_an_x_unlike_anything_simulated_brings_a_warning(gaussian_posterior: TemperedPosterior) -> None:
-    with pytest.warns(UserWarning, match="unlike the simulated data"):
+    with pytest.warns(UserWarning, match=r"unlike the simulated data \(p < 0.001\)"):
         gaussian_posterior.sample((3,), x=[40.0, -40.0])
 
 

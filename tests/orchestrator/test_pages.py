@@ -174,6 +174,16 @@ class TestUnfinished:
         assert "There is no posterior yet" in (tmp_path / "report.html").read_text()
 
 
+def test_that_an_observation_is_unlike_all_others_is_said_once(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "posterior" / "posterior.json"
+    spec = json.loads(path.read_text())
+    path.write_text(json.dumps({**spec, "default_x": [1e6 * x for x in spec["default_x"]]}))
+    told = subprocess.run([str(COMMAND), "report", str(tmp_path / "run")], capture_output=True, text=True, check=True)
+    assert told.stderr.count("unlike the simulated data (p < 0.001)") == 1
+    assert "unlike the simulated data (p &lt; 0.001)" in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[3]", '[{"kind": "prior"}]', "[" * 100_000])
 def test_a_damaged_calibration_is_named_with_the_remedy(run: Path, tmp_path: Path, content: str) -> None:
     directory = RunDirectory(tmp_path)
