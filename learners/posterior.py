@@ -215,7 +215,7 @@ class TemperedPosterior:
 
     @torch.no_grad()
     def log_prob(self, theta: Any, x: Any = None, beta: float = 1.0) -> Tensor:
-        """`log q(theta | x, beta)` for `theta` `(n, d)`, shape `(n,)`; minus infinity outside the prior.
+        """`log q(theta | x, beta)` for `theta` `(n, d)`, shape `(n,)`; minus infinity outside the prior and for NaN.
 
         Where the prior is a class of your own or a mixture, a posterior that was loaded knows only the box around its
         support. `x` is one observation `(k,)`, or one for each theta, `(n, k)`.
@@ -238,6 +238,8 @@ class TemperedPosterior:
         return self._log_prob(theta, self.network.told(z), beta) if len(theta) else torch.zeros(0, dtype=torch.float32)
 
     def _log_prob(self, theta: Tensor, told: Tensor, beta: float) -> Tensor:
+        # NaN is in no support either; distributions of torch refuse it where they would find infinity outside.
+        theta = torch.where(theta.isnan(), math.inf, theta)
         inside = self.whitening.in_support(theta)
         u = self.whitening.to_u(theta).float().nan_to_num(0.0)
         log_q = self.network.given(told, self._beta(beta, told.shape[:-1])).log_prob(u)

@@ -68,7 +68,7 @@ def test_shapes_types_and_seeds(gaussian_posterior: TemperedPosterior) -> None:
 def test_nothing_leaks_out_of_the_prior(bounded_posterior: TemperedPosterior) -> None:
     draws = bounded_posterior.sample((5000,), x=[1.0, 1.0], beta=2.0)
     assert ((draws >= 1) & (draws <= 4)).all()
-    outside = bounded_posterior.log_prob([[0.9], [4.1]], x=[1.0, 1.0])
+    outside = bounded_posterior.log_prob([[0.9], [4.1], [math.nan], [math.inf], [-math.inf]], x=[1.0, 1.0])
     assert (outside == -math.inf).all()
 
 
