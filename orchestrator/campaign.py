@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
-import numpy as np
 from torch.distributions import Distribution
 
 from learners.learner import MIN_SIMULATIONS
@@ -33,7 +32,7 @@ from .connect import connected
 from .display import Display
 from .execution import CampaignResult, Execution
 from .loop import Interrupted
-from .observation import Observation, check_length, finite, with_others
+from .observation import Observation, check_length, numbers, with_others
 from .problem import Problem, check_fits, named, resolve
 from .run_directory import RunDirectory
 from .store import StoreSummary
@@ -104,7 +103,7 @@ class Campaign:
         if observation is not None:
             places = [f"also[{i}]" for i in range(len(also))]
             given = zip((observation, *also), ("`observation`", *places), strict=True)
-            x, *others = (finite(np.asarray(values, dtype=np.float64).ravel(), place) for values, place in given)
+            x, *others = (numbers(values, place) for values, place in given)
             problem = dataclasses.replace(problem, observation=with_others(Observation(x), others, places))
         elif len(also):
             raise ObservationError("`also` holds further observations, but there is no `observation`; give one")

@@ -155,8 +155,9 @@ def sample(
     posterior = load_own_posterior(RunDirectory(directory), own_code)
     observed = None
     if x != "observation":
+        tabular = Path(x).suffix.lower() in (".csv", ".parquet")
         records = RunDirectory(directory).records() if RunDirectory(directory).exists else {}
-        columns = (records.get("observation") or {}).get("series", []) if x.endswith((".csv", ".parquet")) else []
+        columns = (records.get("observation") or {}).get("series", []) if tabular else []
         observed = read_observation(ObservationConfig(file=x, columns=columns), Path()).x
     draws = posterior.sample((n,), x=observed, beta=beta, seed=seed, refine=refine)
     frame = pd.DataFrame(draws.numpy(), columns=list(posterior.names))

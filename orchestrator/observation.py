@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Observation", "check_length", "finite", "read_observation", "recorded_observation", "with_others"]
+__all__ = ["Observation", "check_length", "numbers", "read_observation", "recorded_observation", "with_others"]
 
 import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from simulators.errors import ObservationError, nearest
 from simulators.outcome import Array
 
 from .config import ObservationConfig
+from .repeated_columns import repeated_columns
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
             return _from_table(frame, config, path)
         if suffix == ".npy":
             values = np.load(path, allow_pickle=False)
+            if not isinstance(values, np.ndarray):
+                raise TypeError("it is an archive of arrays; save the array alone")
         elif suffix == ".json":
             values = json.loads(path.read_text())
             if isinstance(values, dict):
@@ -101,13 +105,30 @@ def _read(config: ObservationConfig, folder: Path) -> Observation:
                 )
         else:
             raise ObservationError(f"expected a .csv, .parquet, .npy or .json file as observation, got {path}")
-        x = np.asarray(values, dtype=np.float64).ravel()
     except ObservationError:
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObservationError(f"{path} cannot be read as numbers: {reason}") from error
-    return Observation(finite(x, str(path)))
+    return Observation(numbers(values, str(path)))
+
+
+def numbers(values: Any, source: str) -> Array:
+    """An observation `(k,)` of whatever holds its numbers; `source` is where they came from.
+
+    Raises:
+        ObservationError: They are complex, dates or no numbers at all; or not finite, or none.
+    """
+    try:
+        # Asked for doubles, NumPy would drop imaginary parts and count the days of dates.
+        kind = np.asarray(values).dtype
+        if kind.kind in "cmM":
+            raise TypeError(f"expected real numbers, got {kind}; give what the simulator returns as real numbers")
+        x = np.asarray(values, dtype=np.float64).ravel()
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ObservationError(f"the observation in {source} cannot be read as numbers: {reason}") from error
+    return _finite(x, source)
 
 
 def check_length(observed: int | None, simulated: int | None, store: str) -> None:
@@ -141,18 +162,25 @@ def _from_table(frame: pd.DataFrame, config: ObservationConfig, path: Path) -> O
             f"{path}: expected the names of the columns in the first line, got the numbers {', '.join(available[:5])}; "
             "put a line of names before them, or list these in `columns` if they are names"
         )
+
+    repeated = repeated_columns(path, frame)
     for name in [*config.columns, *([config.index] if config.index else [])]:
         if name not in available:
             raise ObservationError(f"{path} has no column '{name}'; {nearest(name, available)}")
     columns = config.columns or [c for c in available if c != config.index]
+    for name in [*columns, *([config.index] if config.index else [])]:
+        if name in repeated:
+            raise ObservationError(f"expected one column '{name}' in {path}, got several of that name; rename them")
     try:
+        if any(kind.kind in "cmM" for kind in frame[columns].dtypes):
+            raise TypeError(f"got {', '.join(sorted({str(kind) for kind in frame[columns].dtypes}))}")
         x = frame[columns].to_numpy(dtype=np.float64).T.ravel()
     except (ValueError, TypeError) as error:
         raise ObservationError(f"{path}: columns {', '.join(columns)} must hold numbers: {error}") from error
     index = None
     if config.index is not None and pd.api.types.is_numeric_dtype(frame[config.index]):
         index = frame[config.index].to_numpy(dtype=np.float64)
-    return Observation(finite(x, str(path)), tuple(columns), index, config.index or "row")
+    return Observation(_finite(x, str(path)), tuple(columns), index, config.index or "row")
 
 
 def _is_number(name: str) -> bool:
@@ -164,7 +192,7 @@ def _is_number(name: str) -> bool:
     return False
 
 
-def finite(x: Array, source: str) -> Array:
+def _finite(x: Array, source: str) -> Array:
     """`x` as it is.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["read_simulations"]
 
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from simulators.errors import DataError, nearest
 from simulators.outcome import Array
 
 from .columns import split_columns
+from .repeated_columns import repeated_columns
 
 
 def read_simulations(file: Path, names: Sequence[str]) -> tuple[Array, Array]:
@@ -39,7 +42,7 @@ def read_simulations(file: Path, names: Sequence[str]) -> tuple[Array, Array]:
     try:
         found = reader(file, names)
         theta, x = _matrix(found[0], "theta", file), _matrix(found[1], "x", file)
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file} cannot be read: {reason}") from error
     if len(theta) != len(x):
@@ -77,16 +80,22 @@ def _csv(file: Path, names: Sequence[str]) -> tuple[Any, Any]:
 
 def _columns(frame: pd.DataFrame, names: Sequence[str], file: Path) -> tuple[Any, Any]:
     frame.columns = pd.Index([str(column) for column in frame.columns])
+    repeated = repeated_columns(file, frame)
     for name in names:
         if name not in frame:
             raise DataError(f"{file} has no column '{name}'; {nearest(name, frame.columns)}")
-    for name in frame.columns:
+        if name in repeated:
+            raise DataError(f"expected one column '{name}' in {file}, got several of that name; rename them")
+    # Those of x are told apart by their places.
+    others = [i for i, name in enumerate(frame.columns) if name not in names]
+    for i, name in enumerate(frame.columns):
         if not name or name.startswith("Unnamed:"):
             raise DataError(f"{file} has a column without a name, perhaps an index; write it without that, or name it")
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            raise DataError(f"expected numbers in column '{name}' of {file}, got {frame[name].dtype}")
-    others = [name for name in frame.columns if name not in names]
-    return frame[list(names)].to_numpy(np.float64, na_value=np.nan), frame[others].to_numpy(np.float64, na_value=np.nan)
+        kind = frame.dtypes.iloc[i]
+        if not pd.api.types.is_numeric_dtype(kind) or kind.kind == "c":
+            raise DataError(f"expected numbers in column '{name}' of {file}, got {kind}")
+    theta, x = frame[list(names)], frame.iloc[:, others]
+    return theta.to_numpy(np.float64, na_value=np.nan), x.to_numpy(np.float64, na_value=np.nan)
 
 
 def _npz(file: Path, names: Sequence[str]) -> tuple[Any, Any]:

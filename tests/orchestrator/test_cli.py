@@ -121,8 +121,8 @@ def test_a_report_of_a_posterior_without_a_source(hudson: Path, tmp_path: Path, 
 def test_sample_for_other_data(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
     table = pd.read_csv(EXAMPLE.with_name("hudson_bay_lynx_hare.csv"))
     table["hare"] *= 1.1
-    table.to_csv(tmp_path / "other.csv", index=False)
-    code, _ = temperflow("sample", hudson, "--x", tmp_path / "other.csv", "-n", 5, "--out", tmp_path / "d.csv")
+    table.to_csv(tmp_path / "other.CSV", index=False)
+    code, _ = temperflow("sample", hudson, "--x", tmp_path / "other.CSV", "-n", 5, "--out", tmp_path / "d.csv")
     assert code == 0
     assert len(pd.read_csv(tmp_path / "d.csv")) == 5
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from learners.embedding import KINDS as EMBEDDING_KINDS
 from learners.source_choice import SOURCES
+from orchestrator.campaign import Campaign
 from orchestrator.config import ObservationConfig
 from orchestrator.config_learner import EMBEDDINGS, LearnerConfig
 from orchestrator.config_reading import load_config
@@ -197,11 +200,26 @@ def test_an_observation_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: p
             "a list of numbers, got an object with b, a; give its values as one list",
         ),
         ("x.txt", "1", r"expected a \.csv"),
+        ("x.csv", "a,b,a\n1,2,3\n", "one column 'a' in .*x.csv, got several"),
+        ("x.json", "[" * 100_000, "cannot be read"),
+        ("x.npy", "", "cannot be read"),
+        ("x.npy", "PK\3\4garbage", "cannot be read"),
+        ("x.npy", np.array([1 + 2j, 1]), "expected real numbers, got complex128"),
+        ("x.npy", np.array(["2020-01-01"], dtype="datetime64[D]"), "expected real numbers, got datetime64"),
+        ("x.parquet", pa.table([[1.0], [2.0]], names=["a", "a"]), "x.parquet cannot be read .*Multiple matches"),
+        ("x.parquet", pa.table({"a": pa.array([0], pa.timestamp("s"))}), "must hold numbers: got datetime64"),
     ],
 )
-def test_bad_observations_are_explained(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
-    columns = ["a"] if name.endswith(".csv") else []
+def test_bad_observations_are_explained(
+    tmp_path: Path, name: str, content: str | np.ndarray | pa.Table, message: str
+) -> None:
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    elif isinstance(content, np.ndarray):
+        np.save(tmp_path / name, content)
+    else:
+        pq.write_table(content, tmp_path / name)
+    columns = ["a"] if name.endswith((".csv", ".parquet")) else []
     with pytest.raises(ObservationError, match=message):
         read_observation(ObservationConfig(file=name, columns=columns), tmp_path)
     with pytest.raises(ObservationError, match="no such file"):
@@ -227,6 +245,12 @@ def test_a_list_has_no_columns(tmp_path: Path, name: str, option: dict[str, Any]
     assert len(read_observation(ObservationConfig(file=name), tmp_path).x) == 2
     with pytest.raises(ObservationError, match=rf"{name} is a list of numbers and has no columns; remove `columns`"):
         read_observation(ObservationConfig(file=name, **option), tmp_path)
+
+
+@pytest.mark.parametrize("x", [[1j, 0.0], np.zeros(2, dtype="datetime64[D]"), ["one", "two"], [[1], []]])
+def test_an_observation_that_is_no_real_numbers_is_refused(x: object) -> None:
+    with pytest.raises(ObservationError, match="the observation in `observation` cannot be read as numbers"):
+        Campaign("two_moons", observation=x)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from orchestrator.importing import Imported, import_simulations
 from orchestrator.journal import ProposalJournal
 from orchestrator.proposal import ProposalKind, Proposals
 from orchestrator.run_directory import RunDirectory
+from orchestrator.simulation_file import read_simulations
 from orchestrator.store import split_columns
 from simulators.errors import ConfigError, DataError, RunDirectoryError
 
@@ -139,12 +140,29 @@ def test_other_shapes_of_arrays(tmp_path: Path) -> None:
     assert x[1].tolist() == [6, 7, 8, 9, 10, 11]
 
 
+def test_columns_of_x_may_have_one_name(tmp_path: Path) -> None:
+    table = pa.table([*THETA.T, *X.T], names=["a", "b", "y", "y", "y"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read_simulations(tmp_path / "a.parquet", ["a", "b"])[1], X)
+
+
 def _text(file: Path) -> None:
     np.savez(file, theta=np.full((N, 2), "1"), x=X)
 
 
 def _objects(file: Path) -> None:
     np.savez(file, theta=THETA.astype(object), x=X)
+
+
+def _half(file: Path) -> None:
+    _npz(file, THETA, X)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _zeros_inside(file: Path) -> None:
+    np.savez_compressed(file, theta=THETA, x=X)
+    content = file.read_bytes()
+    file.write_bytes(content[:200] + bytes(60) + content[260:])
 
 
 BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
@@ -164,6 +182,14 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "garbage": ("a.npz", lambda f: f.write_bytes(b"garbage"), "cannot be read"),
     "garbage h5": ("a.h5", lambda f: f.write_bytes(b"garbage"), "cannot be read"),
     "garbage parquet": ("a.parquet", lambda f: f.write_bytes(b"garbage"), "cannot be read"),
+    "half": ("a.npz", _half, "cannot be read"),
+    "zeros inside": ("a.npz", _zeros_inside, "cannot be read"),
+    "a parameter twice": ("a.csv", lambda f: f.write_text("a,b,a,y,z\n1,2,3,4,5\n"), "one column 'a' .*got several"),
+    "a parameter twice in parquet": (
+        "a.parquet",
+        lambda f: pq.write_table(pa.table([[1.0]] * 5, names=["a", "b", "a", "y", "z"]), f),
+        "one column 'a' .*got several",
+    ),
     "empty csv": ("a.csv", lambda f: f.write_text(""), "cannot be read"),
     "no column": ("a.csv", lambda f: f.write_text("aa,b,x,y,z\n1,2,3,4,5\n"), "no column 'a'; did you mean 'aa'"),
     "words": ("a.csv", lambda f: f.write_text("a,b,x,y,z\n1,2,three,4,5\n"), "numbers in column 'x'"),
