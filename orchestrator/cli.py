@@ -7,6 +7,7 @@ __all__ = ["app", "main"]
 import atexit
 import gc
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulators.errors import ConfigError, TemperflowError
+from simulators.errors import ConfigError, RunDirectoryError, TemperflowError
 
 from .run_directory import RunDirectory
 from .warned_once import warned_once
@@ -37,6 +38,8 @@ app = typer.Typer(
 #: Without markup: names, paths and reasons may have brackets.
 console = Console(markup=False)
 _state = {"debug": False}
+#: Of a parameter of a draw: in the network's pieces, all together, as a table and on its way into a file.
+_DRAW_BYTES = 16
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory of a campaign.")]
 OwnCode = Annotated[
@@ -143,16 +146,26 @@ def sample(
 ) -> None:
     """Draw from the tempered posterior."""
     import pandas as pd
+    import psutil
+    import pyarrow as pa
 
     from .config import ObservationConfig
     from .learner_parts import load_own_posterior
+    from .location import Folder
     from .observation import read_observation
 
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"expected --out to end in .parquet or .csv, got {out}")
     if not out.parent.is_dir():
         raise ConfigError(f"expected --out in a folder that is there, but {out.parent} is none; make it first")
+    if out.is_dir():
+        raise ConfigError(f"expected a file as --out, but {out} is a folder; name a file in it")
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--out {out} cannot be written: {out.parent} does not allow it; choose another folder")
     posterior = load_own_posterior(RunDirectory(directory), own_code)
+    most = psutil.virtual_memory().total // (_DRAW_BYTES * posterior.dim_theta)
+    if n > most:
+        raise ConfigError(f"expected -n of at most {most:,}, which is what the memory holds, got {n:,}; draw in parts")
     observed = None
     if x != "observation":
         tabular = Path(x).suffix.lower() in (".csv", ".parquet")
@@ -161,10 +174,17 @@ def sample(
         observed = read_observation(ObservationConfig(file=x, columns=columns), Path()).x
     draws = posterior.sample((n,), x=observed, beta=beta, seed=seed, refine=refine)
     frame = pd.DataFrame(draws.numpy(), columns=list(posterior.names))
-    if out.suffix.lower() == ".csv":
-        frame.to_csv(out, index=False)
-    else:
-        frame.to_parquet(out, index=False)
+
+    def write(file: pa.NativeFile) -> None:
+        if out.suffix.lower() == ".csv":
+            frame.to_csv(file, index=False, mode="wb")
+        else:
+            frame.to_parquet(file, index=False)
+
+    try:
+        Folder(out.parent).put(out.name, write)
+    except RunDirectoryError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.__cause__}; choose another place") from error
     console.print(f"{n} draws at beta = {beta:g} in {out}", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from campaigns import NORMAL, QUICK, write_campaign
+from disks import mounted
 
 from learners import TemperedPosterior
 from orchestrator.cli import main
@@ -197,6 +198,14 @@ def test_errors_are_one_message_and_no_traceback(hudson: Path, tmp_path: Path, t
         ("status", tmp_path): "no campaign.json",
         ("sample", hudson, "--beta", 5, "--out", draws): "outside the trained range [0.1, 2]",
         ("sample", hudson, "--out", tmp_path / "draws.txt"): "to end in .parquet or .csv",
+        (
+            "sample",
+            hudson,
+            "-n",
+            200_000_000_000,
+            "--out",
+            draws,
+        ): "what the memory holds, got 200,000,000,000",
         ("sample", hudson, "--x", short, "--out", draws): "expected an observation of 42 numbers",
         ("sample", hudson, "--x", tmp_path / "no.csv", "--out", draws): "there is no such file",
         ("report", tmp_path / "nowhere"): "no campaign.json",
@@ -215,6 +224,26 @@ def test_where_draws_go_is_looked_at_first(tmp_path: Path, temperflow: Temperflo
     code, text = temperflow("sample", tmp_path / "run", "--out", tmp_path / "missing" / "draws.csv")
     assert code == 1
     assert f"error: expected --out in a folder that is there, but {tmp_path}/missing is none" in text
+    (tmp_path / "folder.csv").mkdir()
+    code, text = temperflow("sample", tmp_path / "run", "--out", tmp_path / "folder.csv")
+    assert code == 1
+    assert f"error: expected a file as --out, but {tmp_path}/folder.csv is a folder" in text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_draws_that_cannot_be_written_leave_the_old_file(
+    hudson: Path, tmp_path: Path, temperflow: Temperflow, suffix: str
+) -> None:
+    with mounted(tmp_path / "disk", "1m") as disk:
+        out = disk / f"draws{suffix}"
+        assert temperflow("sample", hudson, "-n", 20, "--out", out)[0] == 0
+        before = out.read_bytes()
+        code, text = temperflow("sample", hudson, "-n", 50_000, "--out", out)
+        assert code == 1
+        assert f"error: --out {out} cannot be written: " in text
+        assert "No space left" in text
+        assert [path.name for path in disk.iterdir()] == [out.name]
+        assert out.read_bytes() == before
 
 
 def test_a_posterior_from_the_future_is_refused(hudson: Path, tmp_path: Path, temperflow: Temperflow) -> None:
