@@ -24,6 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 from .asking import check_beta, check_x, noise, pieces, unlike
 from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, OLD_MIN_POSITIVE
+from .saved_check import check_parts
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
 from .scoring import ROWS, hints
 from .spline_inverse import invert_spline
@@ -75,8 +76,10 @@ class DrawingPosterior:
         """
         directory, spec = read_spec(source)
         try:
+            arrays = load_file(directory / TENSORS)
+            check_parts(spec, arrays)
             to_theta = None if spec.get("embedding") else unwhitening_from_dict(spec["whitening"])
-            return None if to_theta is None else cls(spec, load_file(directory / TENSORS), to_theta)
+            return None if to_theta is None else cls(spec, arrays, to_theta)
         except DAMAGE as error:
             raise damaged(directory, error) from error
 

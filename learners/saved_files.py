@@ -16,7 +16,16 @@ FORMAT_VERSION = 5
 TENSORS, SPEC = "posterior.safetensors", "posterior.json"
 _REMEDY = "save the posterior again"
 #: What reading files with missing, surplus or altered parts may raise.
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError, TemperflowError)
+DAMAGE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+    TemperflowError,
+)
 
 
 def read_spec(source: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -37,4 +46,5 @@ def read_spec(source: str | Path) -> tuple[Path, dict[str, Any]]:
 
 def damaged(directory: Path, error: BaseException) -> SavedModelError:
     """What to say of files that cannot be used."""
-    return SavedModelError(f"{directory} is damaged ({str(error).splitlines()[0]}); {_REMEDY}")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return SavedModelError(f"{directory} is damaged ({reason}); {_REMEDY}")

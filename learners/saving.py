@@ -25,6 +25,7 @@ from .familiarity import Familiarity
 from .network import PosteriorNetwork
 from .packed import copies
 from .posterior import TemperedPosterior
+from .saved_check import check_parts
 from .saved_files import DAMAGE, FORMAT_VERSION, SPEC, TENSORS, damaged, read_spec
 from .saved_source import read_source, save_source
 from .scaling import DataScaling
@@ -82,6 +83,7 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
     directory, spec = read_spec(source)
     try:
         tensors = load_file(directory / TENSORS)
+        check_parts(spec, {name: tensor.numpy() for name, tensor in tensors.items()})
         _check_size(spec["network"], sum(tensor.numel() for tensor in tensors.values()))
         network = PosteriorNetwork.from_dict(spec["network"])
         network.load_state_dict(_part(tensors, "network."))

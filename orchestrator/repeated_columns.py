@@ -15,7 +15,7 @@ def repeated_columns(path: Path, frame: pd.DataFrame) -> set[str]:
 
     pandas gives the second column of a CSV file another name, so that its first line is read once more.
     """
-    names = frame.columns
+    names = list(frame.columns)
     if path.suffix.lower() == ".csv":
-        names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
+        names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna().tolist()
     return {name for name, count in Counter(map(str, names)).items() if count > 1}

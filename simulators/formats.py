@@ -28,7 +28,9 @@ def read_record(path: Path, newest: int, error: type[TemperflowError], remedy: s
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         found = int(record["format"])
-    except (ValueError, KeyError, TypeError) as damage:
+        if found < 1:
+            raise ValueError(f"format {found}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as damage:
         raise error(f"{path} is damaged ({damage}); {remedy}") from damage
     check_format(path, found, newest, error)
     return record

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import threadpoolctl
 import torch
 import torch.distributions as D
+from safetensors.numpy import load_file, save_file
 
 from learners import TemperedPosterior, whiten
 from learners.drawing import DrawingPosterior
@@ -168,6 +170,55 @@ def test_damage_is_told(tmp_path: Path) -> None:
     (tmp_path / SPEC).write_text((tmp_path / SPEC).read_text().replace('"dim_u"', '"dim_v"'))
     with pytest.raises(SavedModelError, match="is damaged"):
         DrawingPosterior.load(tmp_path)
+
+
+#: Where in `posterior.json`, and what is there after the damage.
+_PARTS: dict[str, tuple[tuple[str | int, ...], object]] = {
+    "a name less": (("names",), ["a"]),
+    "names that are no texts": (("names",), [1, 2, 3]),
+    "no names": (("names",), None),
+    "a marginal less": (("whitening", "marginals"), []),
+    "a marginal with NaN": (("whitening", "marginals", 0, "loc"), float("nan")),
+    "a marginal without width": (("whitening", "marginals", 0, "scale"), 0.0),
+    "another whitening": (("whitening", "kind"), "other"),
+    "a column less": (("scaling", "center"), [0.0]),
+    "a scale of zero": (("scaling", "scale", 0), 0.0),
+    "no scaling": (("scaling",), []),
+    "flags as words": (("scaling", "root", 0), "x"),
+    "a temperature of zero": (("network", "beta_range", 0), 0.0),
+    "one temperature": (("network", "beta_range"), [1.0]),
+    "infinite temperatures": (("network", "beta_range", 1), float("inf")),
+    "an observation that is too long": (("default_x",), [0.0] * 5),
+    "an observation with NaN": (("default_x",), [0.0, 0.0, 0.0, float("nan")]),
+    "no facts": (("metadata",), 3),
+    "an infinite format": (("format",), float("inf")),
+    "a format below one": (("format",), -3),
+}
+
+
+@pytest.mark.parametrize("load", [TemperedPosterior.load, DrawingPosterior.load])
+@pytest.mark.parametrize("case", [*_PARTS, "deep", "NaN", "half", "order", "distances"])
+def test_parts_that_do_not_fit_are_told_when_loading(case: str, load: Callable[[Path], object], tmp_path: Path) -> None:
+    posterior(PRIORS["normal"]).save(tmp_path)
+    spec, tensors = json.loads((tmp_path / SPEC).read_text()), load_file(tmp_path / TENSORS)
+    if case in _PARTS:
+        *way, last = _PARTS[case][0]
+        part = spec
+        for key in way:
+            part = part[key]
+        part[last] = _PARTS[case][1]
+        (tmp_path / SPEC).write_text(json.dumps(spec))
+    elif case == "deep":
+        (tmp_path / SPEC).write_text("[" * 100_000)
+    else:
+        ending = {"NaN": "0.weight", "half": "0.weight", "order": ".order", "distances": "familiarity.distances"}[case]
+        name = next(name for name in tensors if name.endswith(ending))
+        changed = {"NaN": np.nan, "half": 1.0, "order": 0, "distances": -1.0}[case] * tensors[name]
+        changed = np.concatenate([tensors[name][:1], changed[1:]]) if case == "distances" else changed
+        kind = np.float16 if case == "half" else tensors[name].dtype
+        save_file({**tensors, name: np.ascontiguousarray(changed, dtype=kind)}, tmp_path / TENSORS)
+    with pytest.raises(SavedModelError, match="is damaged"):
+        load(tmp_path)
 
 
 def test_other_products_keep_their_threads(tmp_path: Path) -> None:
