@@ -83,8 +83,8 @@ def load_posterior(source: str | Path, embedding: nn.Module | None = None) -> Te
     directory, spec = read_spec(source)
     try:
         tensors = load_file(directory / TENSORS)
-        check_parts(spec, {name: tensor.numpy() for name, tensor in tensors.items()})
         _check_size(spec["network"], sum(tensor.numel() for tensor in tensors.values()))
+        check_parts(spec, {name: tensor.numpy() for name, tensor in tensors.items()})
         network = PosteriorNetwork.from_dict(spec["network"])
         network.load_state_dict(_part(tensors, "network."))
         return TemperedPosterior(
