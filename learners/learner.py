@@ -291,7 +291,7 @@ class Learner:
         check_count("n", n, least=0)
         x = as_x(x, self.features.known_scaling.dim, one=True)[None]
         seen = x if self._fitted().sees_x else self.features(x)
-        return self.whitening.to_theta(self._teaching().walk(seen, beta, n).cpu()).float()
+        return self.whitening.to_single(self._teaching().walk(seen, beta, n).cpu())
 
     @property
     def predicts(self) -> bool:

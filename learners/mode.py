@@ -26,4 +26,4 @@ def highest(log_prob: Callable[[Tensor], Tensor], draws: Tensor, whitening: Whit
 
     start = whitening.to_u(draws[log_prob(draws).argmax()])
     found = minimize(cost, start.numpy(), method="Nelder-Mead", options={"maxiter": 200 * whitening.dim})
-    return whitening.to_theta(torch.as_tensor(found.x)).float()
+    return whitening.to_single(torch.as_tensor(found.x))

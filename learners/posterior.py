@@ -313,7 +313,7 @@ class TemperedPosterior:
         if refine and rows.numel():
             betas, z = self._beta(beta, Size([rows.numel()])), z.reshape(rows.numel(), -1)
             u = self._refiner.draw(shape.numel(), z, self._seen(x, z), betas, seed)
-            return self.whitening.to_theta(u).float().reshape(*shape, *rows, self.dim_theta)
+            return self.whitening.to_single(u).reshape(*shape, *rows, self.dim_theta)
         # A generator of its own: others may draw at the same time. Without a seed, `torch.manual_seed` decides.
         generator = None if seed is None else noise(seed)
         draws = []
@@ -326,7 +326,7 @@ class TemperedPosterior:
                     normal = torch.randn(size, dtype=torch.float32, device="cpu")
                 else:
                     normal = torch.from_numpy(generator.standard_normal(size, dtype=np.float32))
-                draws.append(self.whitening.to_theta(transform.inv(normal)).float())
+                draws.append(self.whitening.to_single(transform.inv(normal)))
         return torch.cat(draws).reshape(*shape, *rows, self.dim_theta)
 
     def _beta(self, beta: float, shape: Size) -> Tensor:

@@ -15,6 +15,7 @@ __all__ = ["AffineWhitening", "MarginalWhitening", "Whitening", "whiten", "white
 import abc
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from simulators.errors import PriorError
 from simulators.prior import Marginal, ProductPrior, check_prior, prior_draws
 
 from .constants import TINY
+from .single import single_ends
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 #: Of the correlation matrix of prior draws; below, float32 draws lie in a plane.
@@ -67,6 +69,15 @@ class Whitening(abc.ABC):
     def to_theta(self, u: Tensor) -> Tensor:
         """Parameters, `(*, d)`, in double precision; inverse of `to_u`."""
 
+    def to_single(self, u: Tensor) -> Tensor:
+        """`to_theta` in single precision, as users get it; rounding steps neither onto nor over a bound."""
+        return self.to_theta(u).float().clamp(*self.ends)
+
+    @property
+    @abc.abstractmethod
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest numbers of single precision, `(d,)` each, between the support's bounds."""
+
     @abc.abstractmethod
     def log_abs_det(self, theta: Tensor) -> Tensor:
         """`log |du/dtheta|`, shape `(*,)`."""
@@ -102,6 +113,10 @@ class MarginalWhitening(Whitening):
     @property
     def curved(self) -> tuple[int, ...]:
         return tuple(i for i, marginal in enumerate(self.marginals) if not _is_line(marginal))
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        return _single([_marginal_ends(marginal) for marginal in self.marginals])
 
     def to_u(self, theta: Tensor) -> Tensor:
         columns = theta.double().unbind(-1)
@@ -152,6 +167,11 @@ class AffineWhitening(Whitening):
         self.lower, self.upper = lower.double(), upper.double()
         self.prior, self._exact = prior, exact
         self.dim = mean.shape[-1]
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        bounds = zip(self.lower.tolist(), self.upper.tolist(), strict=True)
+        return _single([single_ends(low, high, lambda t, a=low, b=high: a < t < b) for low, high in bounds])  # type: ignore[misc]
 
     def to_u(self, theta: Tensor) -> Tensor:
         centered = _unbound(theta.double(), self.lower, self.upper) - self.mean
@@ -261,6 +281,21 @@ def whitening_from_dict(spec: dict[str, Any]) -> Whitening:
 
 def _double(values: Sequence[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def _single(pairs: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    low, high = torch.tensor(pairs, dtype=torch.float32, device="cpu").unbind(-1)
+    return low, high
+
+
+def _marginal_ends(marginal: Marginal) -> tuple[float, float]:
+    (low,), (high,) = (bound.tolist() for bound in _bounds(marginal.untruncated().support, 1))
+    # At a bound of the support the density may be zero or infinite: there, log_prob is not finite.
+    return single_ends(
+        max(low, marginal.low),
+        min(high, marginal.high),
+        lambda theta: bool(marginal.log_prob(torch.tensor(theta, dtype=torch.float64)).isfinite()),
+    )
 
 
 def _scale_tril(draws: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from learners.familiarity import Familiarity
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.saved_files import SPEC, TENSORS
 from learners.scaling import DataScaling
+from learners.unwhitening import unwhitening_from_dict
 from simulators.errors import ObservationError, SavedModelError, TemperatureError
 from simulators.prior import Marginal, ProductPrior
 
@@ -62,6 +63,19 @@ def posterior(
     return TemperedPosterior(network, whitening, scaling, Familiarity.fit(scaling(x)), default_x=x[0])
 
 
+#: Priors whose bounds single precision lacks, or at which draws end up.
+EDGES = {
+    "uniform": ProductPrior({"a": Marginal("Uniform", {"low": 1e5, "high": 100010.1})}),
+    "truncated": ProductPrior({"a": Marginal("Normal", {"loc": 0.0, "scale": 1.0}, low=-0.1, high=0.7)}),
+    "log_normal": ProductPrior({"a": Marginal("LogNormal", {"loc": 0.0, "scale": 15.0})}),
+    "cut_log_normal": ProductPrior({"a": Marginal("LogNormal", {"loc": 0.0, "scale": 1.0}, low=0.1, high=0.7)}),
+    "joint": D.MixtureSameFamily(
+        D.Categorical(torch.ones(2)),
+        D.Independent(D.Beta(torch.tensor([[2.0], [0.5]]), torch.tensor([[2.0], [0.5]])), 1),
+    ),
+}
+
+
 def loaded(posterior: TemperedPosterior, folder: Path) -> DrawingPosterior:
     drawing = DrawingPosterior.load(posterior.save(folder))
     assert drawing is not None
@@ -69,6 +83,18 @@ def loaded(posterior: TemperedPosterior, folder: Path) -> DrawingPosterior:
 
 
 X = np.array([[0.1, 2.0, 3.0, -1.0], [1.5, 40.0, 0.0, 0.5], [-0.7, 0.01, 9.0, 1.1]])
+
+
+@pytest.mark.parametrize("prior", EDGES)
+def test_no_draw_is_rounded_out_of_the_prior(prior: str) -> None:
+    whitening = whiten(EDGES[prior])
+    to_theta = unwhitening_from_dict(whitening.as_dict())
+    assert to_theta is not None
+    for u in (-40.0, -6.0, 0.3, 6.0, 40.0):
+        theta = to_theta(np.full((1, 1), u, dtype=np.float32))
+        assert theta.dtype == np.float32
+        assert EDGES[prior].log_prob(torch.from_numpy(theta)).isfinite().all()
+        np.testing.assert_allclose(theta, whitening.to_single(torch.full((1, 1), u)).numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -14,10 +14,13 @@ import torch
 from problems import LinearGaussian, Triangle
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Beta, Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal
 
-from learners import LearnerOptions, TemperedPosterior
+from learners import LearnerOptions, TemperedPosterior, whiten
+from learners.familiarity import Familiarity
 from learners.learner import Learner
+from learners.network import NetworkOptions, PosteriorNetwork
+from learners.scaling import DataScaling
 from learners.simulations import Simulations
 from learners.surrogate import Surrogate
 from simulators.errors import ConfigError, DataError, ObservationError, SavedModelError, TemperatureError
@@ -406,6 +409,43 @@ def test_the_mode_is_where_the_density_is_highest(
     found = bounded_posterior.map(x=[2.0, 3.0], beta=0.7)
     assert 1 <= float(found) <= 4
     assert float(bounded_posterior.log_prob(found[None], x=[2.0, 3.0], beta=0.7)) > float(highest) - 0.01
+
+
+def regression(prior: Distribution, shift: Tensor, scale: Tensor, lower: Tensor | None = None) -> TemperedPosterior:
+    """A posterior whose network says at beta = 2 `u = shift + scale L^-1 e`, e normal, whatever x."""
+    d = len(shift)
+    network = PosteriorNetwork(d, 1, (0.1, 2.0), NetworkOptions(hidden=(4,), transforms=1))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        first = network.flow.transform.transforms[0]
+        first.linear.bias.copy_(torch.cat([shift, scale.log()]))  # type: ignore[union-attr, operator, arg-type]
+        if lower is not None:
+            first.lower.copy_(lower.tril(-1))  # type: ignore[union-attr, operator]
+    scaling = DataScaling(torch.zeros(1), torch.zeros(1), torch.ones(1))
+    return TemperedPosterior(network, whiten(prior), scaling, Familiarity.fit(torch.randn(100, 1)))
+
+
+BOUNDED = {
+    "beta": ProductPrior({"a": Marginal("Beta", {"concentration1": 0.5, "concentration0": 0.5})}),
+    "uniform": ProductPrior({"a": Marginal("Uniform", {"low": 1e5, "high": 100010.1})}),
+    "truncated": ProductPrior({"a": Marginal("Normal", {"loc": 0.0, "scale": 1.0}, low=-0.1, high=0.7)}),
+    "log_normal": ProductPrior({"a": Marginal("LogNormal", {"loc": 0.0, "scale": 15.0})}),
+    "joint": MixtureSameFamily(
+        Categorical(torch.ones(2)), Independent(Beta(torch.tensor([[2.0], [0.5]]), torch.tensor([[2.0], [0.5]])), 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("shift", [-7.0, 7.0])
+def test_no_draw_and_no_mode_is_rounded_out_of_the_prior(name: str, shift: float) -> None:
+    posterior = regression(BOUNDED[name], torch.tensor([shift]), torch.tensor([3.0]))
+    draws = posterior.sample((2000,), x=[0.0], beta=2.0, seed=0)
+    mode = posterior.map(x=[0.0], beta=2.0)
+    for theta in (draws, mode[None]):
+        assert BOUNDED[name].log_prob(theta).isfinite().all()
+        assert posterior.log_prob(theta, x=[0.0], beta=2.0).isfinite().all()
 
 
 def test_draws_for_arviz(gaussian_posterior: TemperedPosterior) -> None:
