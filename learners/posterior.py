@@ -13,6 +13,7 @@ __all__ = ["TemperedPosterior"]
 import math
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,10 @@ class TemperedPosterior:
 
     @torch.no_grad()
     def map(self, x: Any = None, beta: float = 1.0, num_starts: int = 1000, seed: int | None = 0) -> Tensor:
-        """The theta `(d,)` of highest density `q(theta | x, beta)`, float32, searched from the best of some draws.
+        """The theta `(d,)` of highest density `q(theta | x, beta)`, float32, climbed to from the best of some draws.
+
+        The density is that of theta, not of the whitened parameters; where it has several modes, the highest that
+        the best draw leads to. Where it grows without bound towards a bound of the prior, the nearest number to it.
 
         Raises:
             TemperatureError, ObservationError: As `sample`.
@@ -260,7 +264,9 @@ class TemperedPosterior:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that x is far from all simulations was said once
             told = self.network.told(self._one(x))
-        return highest(lambda theta: self._log_prob(theta, told, beta), draws, self.whitening)
+        # A copy in double precision: rounding would end the climb early where the posterior is narrow in a direction.
+        network = deepcopy(self.network).double().given(told.double(), self._beta(beta, told.shape[:-1]))
+        return highest(lambda theta: self._log_prob(theta, told, beta), network.log_prob, draws, self.whitening)
 
     def to_inference_data(
         self, num_draws: int = 1000, x: Any = None, beta: float = 1.0, seed: int | None = None

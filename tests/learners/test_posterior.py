@@ -349,6 +349,8 @@ def test_outside_a_prior_that_is_no_box(tiny: LearnerOptions) -> None:
     posterior = TemperedPosterior.fit(theta, theta + torch.randn(100, 2), Triangle(), (0.2, 2.0), tiny)
     log_q = posterior.log_prob([[0.2, 0.7], [0.7, 0.2]], x=[0.3, 0.6])
     assert log_q[0].isfinite() and log_q[1] == -math.inf
+    best = posterior.log_prob(posterior.sample((1000,), x=[0.3, 0.6], seed=0), x=[0.3, 0.6]).max()
+    assert posterior.log_prob(posterior.map(x=[0.3, 0.6])[None], x=[0.3, 0.6]) >= best
 
 
 @pytest.mark.parametrize("n", [50, 51])
@@ -424,6 +426,19 @@ def regression(prior: Distribution, shift: Tensor, scale: Tensor, lower: Tensor 
             first.lower.copy_(lower.tril(-1))  # type: ignore[union-attr, operator]
     scaling = DataScaling(torch.zeros(1), torch.zeros(1), torch.ones(1))
     return TemperedPosterior(network, whiten(prior), scaling, Familiarity.fit(torch.randn(100, 1)))
+
+
+@pytest.mark.parametrize("dim", [2, 15, 30])
+def test_the_mode_in_many_dimensions(dim: int) -> None:
+    torch.manual_seed(dim)
+    mode, scale, lower = torch.randn(dim), (0.7 * torch.randn(dim)).exp(), 0.5 * torch.randn(dim, dim)
+    posterior = regression(MultivariateNormal(torch.zeros(dim), torch.eye(dim)), mode, scale, lower)
+    state = torch.random.get_rng_state()
+    found = posterior.map(x=[0.0], beta=2.0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    reached, highest = posterior.log_prob(torch.stack([found, mode]), x=[0.0], beta=2.0)
+    assert reached > highest - 0.01
+    assert torch.equal(posterior.map(x=[0.0], beta=2.0), found)
 
 
 BOUNDED = {
