@@ -32,6 +32,8 @@ from .single import single_ends
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 #: Of the correlation matrix of prior draws; below, float32 draws lie in a plane.
 _MIN_EIGENVALUE = 1e-9
+#: Share of a parameter's prior draws that may be nearer to zero than single precision can tell.
+_MOST_TINY = 0.01
 #: Values of single precision in the central 68 % of a parameter's prior at least.
 _FEWEST_VALUES = 100
 
@@ -227,7 +229,8 @@ def whiten(prior: D.Distribution, num_samples: int = 20_000) -> Whitening:
     """The whitening that fits a prior: exact where its form is known, else from moments of its draws.
 
     Raises:
-        PriorError: Not a distribution over `(d,)` vectors, not on the CPU, or too narrow for single precision.
+        PriorError: Not a distribution over `(d,)` vectors, not on the CPU, or too narrow or too near to zero for single
+            precision.
     """
     check_prior(prior)
     prior_draws(prior, 1, torch.Generator().manual_seed(0))  # says if they are on another device
@@ -256,9 +259,18 @@ def _whitening(prior: D.Distribution, num_samples: int) -> Whitening:
 
 
 def _check_resolution(whitening: Whitening, names: Sequence[str | int]) -> None:
-    """Raises `PriorError` if a parameter has few values in single precision, which all draws are in."""
+    """Raises `PriorError` if a parameter has few values in single precision, which all draws are in, or vanishes."""
     u = torch.randn(2000, whitening.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, middle, high = torch.quantile(whitening.to_theta(u), torch.tensor([0.16, 0.5, 0.84]).double(), dim=0)
+    theta = whitening.to_theta(u)
+    least = torch.finfo(torch.float32).tiny
+    tiny = (theta.abs() < least).double().mean(dim=0)
+    for i in (tiny > _MOST_TINY).nonzero().flatten().tolist():
+        raise PriorError(
+            f"{tiny[i]:.0%} of the prior's draws of parameter {names[i]} are nearer to zero than {least:.2g}, which "
+            "single precision cannot tell apart; take the logarithm of the parameter, and its exponential in the "
+            "simulator, or choose a prior that is less vague"
+        )
+    low, middle, high = torch.quantile(theta, torch.tensor([0.16, 0.5, 0.84]).double(), dim=0)
     coarse = high - low < _FEWEST_VALUES * torch.finfo(torch.float32).eps * middle.abs()
     for i in coarse.nonzero().flatten().tolist():
         raise PriorError(

@@ -183,8 +183,12 @@ def test_custom_prior_without_support_is_taken_as_unbounded() -> None:
         (ProductPrior({"day": Marginal("Uniform", {"low": 2459000, "high": 2459001})}), "day .* subtract an offset"),
         (D.MultivariateNormal(torch.tensor([0.0, 1e6]), torch.eye(2)), "parameter 1 .* subtract an offset"),
         (D.TransformedDistribution(_CORRELATED, [D.AffineTransform(2459000.0, 1.0)]), "subtract an offset"),
+        (
+            ProductPrior({"tau": Marginal("Gamma", {"concentration": 0.01, "rate": 0.01})}),
+            r"39% of the prior's draws of parameter tau are nearer to zero .* take the logarithm",
+        ),
     ],
-    ids=["simplex", "constant", "discrete", "scalar", "no_distribution", "device", "day", "narrow", "moved"],
+    ids=["simplex", "constant", "discrete", "scalar", "no_distribution", "device", "day", "narrow", "moved", "vague"],
 )
 def test_unusable_prior_is_refused_with_the_reason(prior: D.Distribution, words: str) -> None:
     with pytest.raises(PriorError, match=words):
