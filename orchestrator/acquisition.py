@@ -8,9 +8,9 @@ will ask for, times the probability that it succeeds, divided by the time that i
     \mathbb E_\beta\!\left[p_\beta(u \mid x)\, \beta^2\right] s(u)^2\,
     \left(\operatorname{Var}[g(u) \mid \text{pending}] - \operatorname{Var}[g(u) \mid u', \text{pending}]\right) du,
 
-where `log p_e - mean_e log p_e = s g_e`, with `g` a Gaussian process whose length scales are fitted to the members'
-deviations. The integral is a mean over `mc_points` drawn from the weighted tempered posteriors; everything that the
-surrogate has not seen yet is `X_pending`.
+where `log p_e - mean_e log p_e = s g_e`, with `g` a Gaussian process whose length scales are fitted to the deviations
+of all members together. The integral is a mean over `mc_points` drawn from the weighted tempered posteriors; everything
+that the surrogate has not seen yet is `X_pending`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import logging
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
 from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from botorch.optim.closures import get_loss_closure_with_grads
+from botorch.optim.utils import get_parameters
 from botorch.utils.transforms import t_batch_mode_transform
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
@@ -207,20 +210,33 @@ class LargestVariance:
         return (candidates.information * candidates.worth).topk(n).indices
 
 
+class _OneKernel(ExactMarginalLogLikelihood):  # type: ignore[misc]
+    """The marginal likelihood of independent outputs that share a kernel, whose prior counts once."""
+
+    def _add_other_terms(self, res: Tensor, params: Any) -> Tensor:
+        total: Tensor = super()._add_other_terms(res.sum(), params)
+        return total
+
+
 def _disagreement_model(candidates: Candidates, generator: torch.Generator) -> tuple[SingleTaskGP, bool]:
-    """A Gaussian process over `u` with the length scales of the members' standardized deviations; whether it fitted."""
+    """A Gaussian process over `u` with the length scales of the members' standardized deviations; whether it fitted.
+
+    Each member's deviations are an output with a mean and a noise of its own; the kernel is one for all.
+    """
     ell = candidates.log_likelihood
     rows = torch.randperm(len(candidates.u), generator=generator)[:_FIT_POINTS]
     u = candidates.u[rows].double()
-    deviation = ((ell[0] - ell.mean(dim=0)) / candidates.disagreement.clamp(min=1e-6))[rows].double()
-    deviation = deviation.nan_to_num(0.0).clamp(-3.0, 3.0).unsqueeze(-1)
-    model = SingleTaskGP(u, deviation, outcome_transform=None)
+    deviation = ((ell - ell.mean(dim=0)) / candidates.disagreement.clamp(min=1e-6))[:, rows].double()
+    deviation = deviation.nan_to_num(0.0).clamp(-3.0, 3.0).mT
+    # Without a batch shape, where that of BoTorch would have length scales for every output.
+    kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=u.shape[1]).to(u)
+    model = SingleTaskGP(u, deviation, covar_module=kernel, outcome_transform=None)
     try:
         with torch.enable_grad():
-            fit_gpytorch_mll(
-                ExactMarginalLogLikelihood(model.likelihood, model),
-                optimizer_kwargs={"options": {"maxiter": 50}},
-            )
+            evidence = _OneKernel(model.likelihood, model)
+            # Without a closure of ours BoTorch would fit each output by itself.
+            closure = get_loss_closure_with_grads(evidence, get_parameters(evidence, requires_grad=True))
+            fit_gpytorch_mll(evidence, closure=closure, optimizer_kwargs={"options": {"maxiter": 50}})
     except (ModelFittingError, RuntimeError) as error:
         logger.warning("the acquisition's Gaussian process did not fit (%s): its default scales are used", error)
         return model.eval(), False

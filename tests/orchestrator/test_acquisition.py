@@ -180,6 +180,22 @@ def test_a_constant_cost_changes_nothing() -> None:
     assert chosen(pool, 8, torch.zeros(0, 2)).tolist() == chosen(slow, 8, torch.zeros(0, 2)).tolist()
 
 
+def length_scale(members: torch.Tensor, u: torch.Tensor) -> float:
+    ones = torch.ones(len(u))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, fitted = _disagreement_model(Candidates(u, ones, members, ones, ones), torch.Generator().manual_seed(0))
+    assert fitted
+    return float(model.covar_module.lengthscale.detach())  # type: ignore[union-attr, operator]
+
+
+def test_the_length_scales_are_those_of_all_members_in_any_order() -> None:
+    u = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    slow, fast = 0.05 * u[:, 0], torch.sin(6 * u[:, 0])
+    found = [length_scale(torch.stack(members), u) for members in ((slow, fast, -fast), (fast, slow, -fast))]
+    assert found[0] == pytest.approx(found[1], rel=0.01)
+
+
 @pytest.mark.parametrize(("d", "members"), [(1, 3), (30, 3), (2, 1)])
 def test_any_dimension_and_a_single_member_are_fine(d: int, members: int) -> None:
     pool = candidates(d=d)
