@@ -252,19 +252,29 @@ class Surrogate(Source):
 
 
 def _stack(log_p: Tensor, kinds: Sequence[str], least: float, worth: Tensor, iterations: int = 200) -> Tensor:
-    """Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`.
+    r"""Weights `(e,)` of the mixture of highest held-out score of `log_p` `(e, n)`, by EM; zero below `least`.
 
-    Rows count in proportion to `worth` `(n,)`. Members of one kind have the same weight: they differ by chance, which
-    is not worth choosing among.
+    .. math:: w_e = \frac{n\, s_e + \pi_e}{n + 1}, \qquad
+        s_e = \operatorname{mean}_i\, \frac{w_e p_{ei}}{\sum_k w_k p_{ki}}
+
+    with one row's worth in favour of equal weights of the kinds, `pi` (a Dirichlet prior): the best mixture for five
+    rows is a single member, by chance. Rows count in proportion to `worth` `(n,)`, their number n being the effective
+    one. Members of one kind have the same weight: they differ by chance, which is not worth choosing among.
     """
     same = torch.tensor([[float(a == b) for b in kinds] for a in kinds], device=log_p.device)
-    same /= same.sum(dim=1, keepdim=True)
+    count = same.sum(dim=1, keepdim=True)
+    same /= count
+    equal = (1 / count / (1 / count).sum()).squeeze(1)
     weights = torch.full((len(log_p),), 1 / len(log_p), device=log_p.device)
     log_p = log_p.nan_to_num(-1e4, posinf=-1e4, neginf=-1e4)
     worth = worth / worth.sum()
+    rows = 1 / worth.square().sum()
+    share = weights
     for _ in range(iterations):
-        weights = same @ (torch.softmax(log_p + weights.log()[:, None], dim=0) @ worth).clamp(min=1e-6)
-    weights = torch.where(weights < min(least, float(weights.max())), 0.0, weights)
+        share = same @ (torch.softmax(log_p + weights.log()[:, None], dim=0) @ worth)
+        weights = (rows * share + equal) / (rows + 1)
+    # By the data alone: in a mean of logarithms, a small weight of a member that is absurd does harm.
+    weights = torch.where(share < min(least, float(share.max())), 0.0, weights)
     return weights / weights.sum()
 
 

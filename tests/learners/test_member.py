@@ -162,7 +162,8 @@ def test_members_that_do_not_count_are_left_out() -> None:
         torch.testing.assert_close(surrogate.log_prob(u, z), surrogate.members[1].log_prob(u, z))
 
 
-@pytest.mark.parametrize(("least", "weights"), [(0.01, [0.95, 0.05]), (0.1, [1.0, 0.0])])
+# A row's worth is for equal weights.
+@pytest.mark.parametrize(("least", "weights"), [(0.01, [190.5 / 201, 10.5 / 201]), (0.1, [1.0, 0.0])])
 def test_weights_below_the_least_are_none(least: float, weights: list[float]) -> None:
     # The second member alone explains one simulation in twenty.
     log_p = torch.zeros(2, 200)
@@ -177,7 +178,23 @@ def test_rows_count_as_they_are_worth() -> None:
     log_p = torch.zeros(2, 200)
     log_p[0, :100], log_p[1, 100:] = -50.0, -50.0
     worth = torch.cat([torch.full((100,), 3.0), torch.ones(100)])
-    torch.testing.assert_close(_stack(log_p, ["a", "b"], 0.01, worth), torch.tensor([0.25, 0.75]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(_stack(log_p, ["a", "b"], 0.01, worth), torch.tensor([0.25, 0.75]), rtol=0, atol=2e-3)
+
+
+def test_few_rows_do_not_choose_a_single_member() -> None:
+    # One of ten members is a third of a nat better.
+    log_p = torch.zeros(10, 1)
+    log_p[3] = 1 / 3
+    kinds = [str(i) for i in range(10)]
+
+    def weights(rows: int) -> Tensor:
+        return _stack(log_p.expand(-1, rows), kinds, 0.01, torch.ones(rows))
+
+    assert 0.1 < float(weights(5)[3]) < 0.6
+    assert float(weights(2000)[3]) > 0.99
+    # One that is absurd has no weight, however few rows there are.
+    log_p[0] = -1000.0
+    assert weights(5)[0] == 0 and (weights(5)[1:] > 0).all()
 
 
 def test_members_of_one_kind_weigh_the_same() -> None:
