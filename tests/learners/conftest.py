@@ -92,7 +92,7 @@ def exact_posterior() -> Callable[[float, float], TemperedPosterior]:
     """
 
     def build(sigma: float, factor: float = 1.0) -> TemperedPosterior:
-        network = PosteriorNetwork(2, 2, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4, trunk=(8,)))
+        network = PosteriorNetwork(2, 2, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4, trunk=()))
         gain = 1 / (1 + sigma**2)
         with torch.no_grad():
             for parameter in network.parameters():
