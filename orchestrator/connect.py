@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["connected"]
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,6 +15,11 @@ import ray
 from simulators.errors import ConfigError
 
 from .cpus import usable_cpus
+from .ray_calls import NoAnswerError, within
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -55,4 +61,9 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     try:
         yield
     finally:
-        ray.shutdown()
+        try:
+            within(_SHUTDOWN_SECONDS, ray.shutdown)
+        except NoAnswerError:
+            # Ray would try once more when Python ends, and take as long.
+            atexit.unregister(ray.shutdown)
+            logger.warning("Ray did not shut down within %g s: look for processes that it has left", _SHUTDOWN_SECONDS)

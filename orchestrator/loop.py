@@ -215,12 +215,13 @@ class SimulationLoop:
             return
         self._closed = True
         self._choice.close()
-        self.pool.cancel()
         try:
+            # First what must not be lost: where Ray is gone, ending simulations takes a while.
             self._put(self.length.close())
             self.writer.close()
         finally:
             self.journal.close()
+            self.pool.cancel()
 
     def _turn(self, waiting: Proposals | None = None) -> None:
         """One look at what has ended; `waiting` are written down already, and not in the pool yet."""

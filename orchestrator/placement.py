@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Reservation", "TrainerPlace"]
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from ray._private.state import actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .config_learner import LearnerConfig
+from .ray_calls import NoAnswerError, answered
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ class TrainerPlace:
             held: Node to what simulations hold there, and could make room with.
         """
         if self.waits:
-            self._follow()
+            with contextlib.suppress(NoAnswerError):
+                self._follow()
         here = {node["NodeID"]: node["Resources"] for node in nodes}
         if self.reservation is None or self.reservation.node not in here:
             self._choose(here, free, held)
@@ -116,7 +119,7 @@ class TrainerPlace:
 
     def _follow(self) -> None:
         """Whether the trainer has got its place: Ray may have chosen another node than ours."""
-        state = actors(self._trainer._actor_id.hex())
+        state = answered(lambda: actors(self._trainer._actor_id.hex()))
         if state.get("State") in ("ALIVE", "DEAD"):
             self.waits = False
         if state.get("State") == "ALIVE":

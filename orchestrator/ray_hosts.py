@@ -28,6 +28,7 @@ from .executor import Blame, Ended, Lost
 from .host import Host, Order, Pulse
 from .nowhere import FailedStarts, nowhere
 from .placement import TrainerPlace
+from .ray_calls import NoAnswerError, answered
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,8 @@ class RayHosts:
 
     def make_room(self) -> None:
         """Sees to it that the trainer, which is about to start, gets its place, if need be by ending a host there."""
-        self._settle(_nodes(), _free_resources(), wanted=True)
+        with contextlib.suppress(NoAnswerError):
+            self._settle(*answered(_seen), wanted=True)
 
     def recall(self) -> None:
         """Takes back what has not started; it is reported as lost, and no host is started any more."""
@@ -188,8 +190,7 @@ class RayHosts:
     def stop(self) -> None:
         """Ends all hosts, with all that they run; none starts any more."""
         self._final_slots = self._count() if self._final_slots is None else self._final_slots
-        for host in self._hosts:
-            ray.kill(host.actor)
+        _kill([host.actor for host in self._hosts])
         self._hosts.clear()
         self._lost.clear()
 
@@ -272,7 +273,7 @@ class RayHosts:
         hopeful = any(other.node not in self._failed for other in self._hosts if other.starting is not None)
         if self._has_started or hopeful:
             return lost
-        names = [node["NodeManagerHostname"] for node in _nodes() if node["NodeID"] == host.node]
+        names = [node["NodeManagerHostname"] for node in answered(_nodes) if node["NodeID"] == host.node]
         where = f"on {names[0]}" if names else "on a node that is gone"
         raise SimulatorError(
             f"the simulator cannot be started {where}, nor has it been on another node: {error}; install there what it "
@@ -326,11 +327,13 @@ class RayHosts:
 
     def _give_up(self, host: _Host, reason: str, sound: bool = False) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order, or `sound` but in the way; what it had is lost."""
-        with contextlib.suppress(RayError):
-            ray.kill(host.actor)
+        _kill([host.actor])
         self._hosts.remove(host)
         self._scanned = -math.inf
-        nodes = {node["NodeID"]: node for node in _nodes()}
+        nodes: dict[str, dict[str, Any]] = {}
+        # Where Ray does not answer, more is gone than a host: nobody is to blame.
+        with contextlib.suppress(NoAnswerError):
+            nodes = {node["NodeID"]: node for node in answered(_nodes)}
         node_is_gone = host.node not in nodes
         if host.starting is not None and not node_is_gone and not sound:
             self._failed.add(host.node, nodes[host.node]["NodeManagerHostname"], reason, time.monotonic())
@@ -353,12 +356,16 @@ class RayHosts:
         now = time.monotonic()
         if self._recalling or self._final_slots is not None or now - self._scanned < _SCAN_SECONDS:
             return
+        try:
+            for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:
+                if not answered(lambda host=host: _placed(host.actor)):  # type: ignore[misc]
+                    _kill([host.actor])
+                    self._hosts.remove(host)
+            nodes, available = answered(_seen)
+        except NoAnswerError:
+            self._scanned = time.monotonic()
+            return
         self._scanned = now
-        for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:
-            if not _placed(host.actor):
-                ray.kill(host.actor)
-                self._hosts.remove(host)
-        nodes, available = _nodes(), _free_resources()
         self._settle(nodes, available)
         for node in nodes:
             if self._failed.pausing(node["NodeID"], now):
@@ -433,7 +440,7 @@ class RayHosts:
 
     def _nowhere(self) -> str:
         reserved = None if self._place is None else self._place.reservation
-        return str(self._failed) or nowhere(self._need(), self._resources.labels, _nodes(), reserved)
+        return str(self._failed) or nowhere(self._need(), self._resources.labels, answered(_nodes), reserved)
 
 
 def _free_resources() -> dict[str, dict[str, float]]:
@@ -444,6 +451,21 @@ def _free_resources() -> dict[str, dict[str, float]]:
 
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _seen() -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """The nodes, and what they have to spare."""
+    return _nodes(), _free_resources()
+
+
+def _kill(actors_: Sequence[Any]) -> None:
+    def kill() -> None:
+        for actor in actors_:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+
+    with contextlib.suppress(NoAnswerError):
+        answered(kill)
 
 
 def _placed(actor: Any) -> bool:

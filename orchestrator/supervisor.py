@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from simulators.errors import TemperflowError
 
 from .proposal import Finished, Integers, ProposalKind
+from .ray_calls import NoAnswerError, answered
 from .store import SimulationStore, split_columns
 from .trainer import Snapshot, Trained
 
@@ -126,7 +127,8 @@ class TrainerSupervisor:
     def stop(self) -> None:
         """Ends the trainer."""
         if self._actor is not None:
-            ray.kill(self._actor)
+            with contextlib.suppress(NoAnswerError):
+                answered(lambda: ray.kill(self._actor))
 
     def _remote(self, method: str, *arguments: Any, dim_x: int | None = None) -> None:
         if self._actor is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import ray
 from campaigns import NORMAL, write_campaign
@@ -316,10 +318,29 @@ def test_a_second_interrupt_ends_at_once(folder: Path) -> None:
     assert len(stored) < 500
 
 
-def start(config: Path, folder: Path, verb: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """`temperflow run` or `simulate` on the cluster, and the file with all that it says."""
+def test_all_processes_asked_to_end_at_once(folder: Path) -> None:
+    # As systemd and batch systems do: Ray is gone before the campaign can take leave of it.
+    config = configure(folder, "brief", {"simulations": 5000})
+    process, log = start(config, folder, "simulate", own_cluster=True)
+    wait_until(lambda: process.poll() is not None or _stored(folder / "run") >= 20)
+    children = psutil.Process(process.pid).children(recursive=True)
+    [gcs] = [child for child in children if child.name() == "gcs_server"]
+    gcs.kill()
+    wait_until(lambda: not gcs.is_running() or gcs.status() == psutil.STATUS_ZOMBIE)
+    for asked in [process, *children]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            asked.terminate()
+    assert process.wait(PATIENCE) == 1
+    assert "stopped as asked" in log.read_text()
+    table = rows(folder / "run")
+    assert table.index.is_unique
+    assert f"{len(table)} simulations are safe" in log.read_text()
+
+
+def start(config: Path, folder: Path, verb: str, own_cluster: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
+    """`temperflow run` or `simulate` on the cluster, or on one of its own, and the file with all that it says."""
     command = [str(Path(sys.executable).with_name("temperflow")), verb, str(config), "--dir", str(folder / "run")]
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = {**os.environ, "RAY_ADDRESS": "local" if own_cluster else ray.get_runtime_context().gcs_address}
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)

@@ -257,8 +257,12 @@ def test_once_asked_to_stop_nothing_more_starts(loops: Loops) -> None:
     loop = loops(workers, ONLY_PRIOR)
     loop.stop_wait = 1e9
     loop.on_tick = lambda: loop.stopping.set() if loop.spent >= 8 else None  # type: ignore[func-returns-value]
+    left = []
+    # By then all is safe: where Ray is gone, it takes a while.
+    workers.stop = lambda: left.append((loop.writer.waiting, loop.journal._file))  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
         loop.train_and_simulate(1 << 40, 100, None)
+    assert left == [(0, None)]
     # One more ended before the loop looked, and four ran; what waited at a worker's door did not start.
     assert len(loop.store) == 8 + 1 + 4
     journal = loop.journal.read().id

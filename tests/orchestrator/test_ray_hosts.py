@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clusters import ray_cluster
 from ray.cluster_utils import Cluster
 from waiting import PATIENCE, wait_until
 
+from orchestrator import ray_calls
 from orchestrator.config_learner import LearnerConfig
 from orchestrator.config_simulator import ResourcesConfig
 from orchestrator.executor import Blame, Ended, Lost
@@ -149,6 +151,33 @@ def test_what_is_recalled_does_not_start_and_what_runs_goes_on(
     (tmp_path / "go").touch()
     assert all(isinstance(end, Ended) for end in ends(executor, 2).values())
     assert len(list(tmp_path.glob("began*"))) == 2
+
+
+def test_a_cluster_that_does_not_answer_holds_up_nobody(
+    executors: list[RayHosts], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make(executors, simulator + "patient", labels={"width": "narrow"})
+    wait_until(lambda: executor.warm_up(0.1) and executor.slots == 2)
+    start(executor, 0)
+    executor.wait(0.05)
+    released = threading.Event()
+
+    def hang() -> list[dict[str, Any]]:
+        assert released.wait(PATIENCE / 10)
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.ray_calls._ANSWER_SECONDS", 0.1)
+        patched.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+        patched.setattr(ray, "nodes", hang)
+        assert executor.wait(0.05) == []
+        assert ray_calls._under_way.locked()
+        executor.recall()
+        (tmp_path / "go").touch()
+        assert isinstance(ends(executor, 1)[0], Ended)
+        assert ray_calls._under_way.locked()
+        released.set()
+        wait_until(lambda: not ray_calls._under_way.locked())
 
 
 def test_what_is_taken_back_when_all_hosts_run_tasks_alone_waits_behind_them(
