@@ -190,10 +190,19 @@ class Campaign:
             # Before it is written down for good: one of another length cannot be meant.
             check_length(self.problem.observation.x.size, run.store().summary().width, run.store().location)
         records = run.open(self.config.model_dump(mode="json"), self.problem.identity(self.config), self.problem.names)
+        try:
+            return self._continue(work, progress, records.get("started", started))
+        finally:
+            # Also where it failed before it began: the folder is for others again.
+            run.close()
+
+    def _continue(self, work: Callable[[Execution], Result], progress: bool, started: float) -> Result:
+        """The work in the run directory, which is open."""
+        run = self.run_directory
         run.update(
             observation=_observation_record(self.problem.observation),
             folder=self.problem.spec.folder,
-            started=records.get("started", started),
+            started=started,
             finished=None,
         )
         tracking = self.config.tracking
@@ -223,7 +232,6 @@ class Campaign:
             # A disk that is full must not hide what happened.
             with contextlib.suppress(OSError):
                 run.update(mlflow=tracker.link)
-            run.close()
 
 
 def _observation_record(observation: Observation | None) -> dict[str, Any] | None:

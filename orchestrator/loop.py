@@ -233,7 +233,10 @@ class SimulationLoop:
         self.on_tick()
 
     def _rotate(self, waiting: Proposals | None = None) -> None:
-        """Begins the journal anew with all that would be lost without it: finished rows may wait for the store, or be held back."""
+        """Begins the journal anew with all that would be lost without it.
+
+        Finished rows may wait for the store, or be held back.
+        """
         unwritten = [rows.proposals for rows in [*self.writer.unwritten, self.length.held] if len(rows)]
         more = [] if waiting is None else [waiting]
         self.journal.rotate(Proposals.concatenate([self.pool.pending, *unwritten, *more]))

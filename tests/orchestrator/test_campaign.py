@@ -216,6 +216,24 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
     ("override", "changed"),
     [("seed=4", "seed"), ("temperature.low=0.2", "temperature"), ("simulator.function=model.py:slow", "simulator")],
 )
+def test_a_campaign_that_fails_before_it_begins_lets_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_campaign(tmp_path, budget={"simulations": 5})
+
+    def failing(*_: object) -> None:
+        raise ValueError("no address")
+
+    campaign = Campaign.from_file(config, directory=tmp_path / "run")
+    monkeypatch.setattr("orchestrator.campaign.Tracker", failing)
+    with pytest.raises(ValueError, match="no address"):
+        campaign.run(progress=False)
+    monkeypatch.undo()
+    # The first one is still there, and may be for long in a notebook.
+    assert Campaign.from_file(config, directory=tmp_path / "run").simulate(progress=False) > 0
+    assert campaign.run_directory.exists
+
+
 def test_a_run_directory_of_another_configuration_is_refused(finished: Finished, override: str, changed: str) -> None:
     before = finished.rows()
     campaign = Campaign.from_file(finished.config, [override], finished.result.directory)
