@@ -212,10 +212,6 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(after.loc[before.index], before)
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [("seed=4", "seed"), ("temperature.low=0.2", "temperature"), ("simulator.function=model.py:slow", "simulator")],
-)
 def test_a_campaign_that_fails_before_it_begins_lets_others_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +230,10 @@ def test_a_campaign_that_fails_before_it_begins_lets_others_write(
     assert campaign.run_directory.exists
 
 
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [("seed=4", "seed"), ("temperature.low=0.2", "temperature"), ("simulator.function=model.py:slow", "simulator")],
+)
 def test_a_run_directory_of_another_configuration_is_refused(finished: Finished, override: str, changed: str) -> None:
     before = finished.rows()
     campaign = Campaign.from_file(finished.config, [override], finished.result.directory)
