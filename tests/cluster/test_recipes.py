@@ -145,7 +145,7 @@ def test_mistake_in_rayjob_is_found(
 
 
 def test_run_directory_lies_on_the_claimed_volume(rayjob: dict[str, Any]) -> None:
-    claim = yaml.safe_load(RESULTS.read_text())
+    claim, _ = yaml.safe_load_all(RESULTS.read_text())
     assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
     head = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (volume,) = head["volumes"]
@@ -155,6 +155,17 @@ def test_run_directory_lies_on_the_claimed_volume(rayjob: dict[str, Any]) -> Non
     run = COMMAND.fullmatch(rayjob["spec"]["entrypoint"])
     assert run is not None
     assert Path(mount["mountPath"]) in Path(run["directory"]).parents
+
+
+def test_tracking_is_on_the_volume_by_default(rayjob: dict[str, Any]) -> None:
+    _, defaults = yaml.safe_load_all(RESULTS.read_text())
+    assert (defaults["apiVersion"], defaults["kind"]) == ("v1", "ConfigMap")
+    (head, *_) = containers(rayjob)
+    # Kubernetes lets `env` take precedence over it, and leaves out a secret that is not there.
+    assert head["envFrom"] == [{"configMapRef": {"name": defaults["metadata"]["name"]}}]
+    (mount,) = head["volumeMounts"]
+    database = defaults["data"]["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")
+    assert Path(mount["mountPath"]) in Path(database).parents
 
 
 def test_tracking_server_is_an_optional_secret(rayjob: dict[str, Any]) -> None:
