@@ -91,6 +91,8 @@ class _Courier:
             if not self._leave:
                 self._draw()
                 self._deliver()
+        # What a short campaign asked for while the first delivery was under way.
+        self._draw()
         if not self._failures:
             time.sleep(last_pause(self.delivery.lasted))
         for attempt in range(_LAST_TRIES):

@@ -81,12 +81,12 @@ class Browser:
     def requests(self) -> list[str]:
         """Addresses that were asked for since the page was opened, data and blobs left out.
 
-        The empty tab of the start may still be loading; what it asks for begins with `chrome:`, as no page's may.
+        The empty tab of the start may still be loading; what it asks for begins with `chrome:` or `chrome-`, as no page's may.
         """
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         sockets = [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
-        return [url for url in [*sent, *sockets] if not url.startswith(("data:", "blob:", "chrome:"))]
+        return [url for url in [*sent, *sockets] if not url.startswith(("data:", "blob:", "chrome:", "chrome-"))]
 
     def complaints(self) -> list[str]:
         """What the page wrote to its console as an error."""

@@ -215,7 +215,7 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
 def test_a_campaign_that_fails_before_it_begins_lets_others_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = write_campaign(tmp_path, budget={"simulations": 5})
+    config = write_campaign(tmp_path, budget={"simulations": 100})
 
     def failing(*_: object) -> None:
         raise ValueError("no address")

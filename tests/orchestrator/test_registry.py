@@ -62,7 +62,7 @@ def posterior(
     torch.manual_seed(0)
     theta, x = simulate(2000, 0)
     scaling = DataScaling.fit(x)
-    network = PosteriorNetwork(2, 3, beta_range, NetworkOptions(hidden=(16,), transforms=1))
+    network = PosteriorNetwork(2, 3, beta_range, NetworkOptions(hidden=(16,), transforms=1, trunk=()))
     with torch.no_grad():
         if skill == "poor":
             for parameter in network.parameters():
