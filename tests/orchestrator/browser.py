@@ -81,7 +81,8 @@ class Browser:
     def requests(self) -> list[str]:
         """Addresses that were asked for since the page was opened, data and blobs left out.
 
-        The empty tab of the start may still be loading; what it asks for begins with `chrome:` or `chrome-`, as no page's may.
+        The empty tab of the start may still be loading; what it asks for begins with `chrome:` or
+        `chrome-`, as no page's may.
         """
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]

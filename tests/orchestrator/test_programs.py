@@ -28,7 +28,12 @@ COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 def problem(folder: Path, **simulator: Any) -> Problem:
     """What a configuration in `folder` with this simulator and the parameters a and b comes to."""
-    values = {"simulator": simulator, "parameters": {"a": NORMAL, "b": NORMAL}, "budget": {"simulations": 60}, "calibration": {"share": 0}}
+    values = {
+        "simulator": simulator,
+        "parameters": {"a": NORMAL, "b": NORMAL},
+        "budget": {"simulations": 60},
+        "calibration": {"share": 0},
+    }
     (folder / "campaign.yaml").write_text(yaml.safe_dump(values))
     return resolve(load_config(folder / "campaign.yaml"), folder)
 
