@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from orchestrator.acquisition import IntegratedVariance
 from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Ended, Lost

@@ -26,7 +26,7 @@ from benchmarks.thrift import example
 from learners.prior_density import PriorDensity
 from learners.runtime import Runtime
 from learners.thrifty import ThriftyDensity
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from orchestrator.config_learner import AcquisitionConfig
 
 _TIMED, _DRAWS = 2000, 50_000

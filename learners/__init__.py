@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from .options import LearnerOptions
     from .posterior import TemperedPosterior
     from .simulations import Simulations
-    from .whitening import whiten
+    from .whitening_choice import whiten
 
 _HOME = {
     "Learner": ".learner",
     "LearnerOptions": ".options",
     "Simulations": ".simulations",
     "TemperedPosterior": ".posterior",
-    "whiten": ".whitening",
+    "whiten": ".whitening_choice",
 }
 
 

@@ -41,7 +41,7 @@ from .source_choice import SourceChoice
 from .surroundings import as_usual
 from .teaching import Teaching
 from .training import bounded_threads
-from .whitening import whiten
+from .whitening_choice import whiten
 
 #: Valid simulations below which nothing is trained.
 MIN_SIMULATIONS = 50

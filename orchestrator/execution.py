@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from learners.posterior import TemperedPosterior
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from simulators.errors import SavedModelError
 
 from .checking import CheckResult, check

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from simulators.errors import ConfigError, DataError, RunDirectoryError
 from simulators.outcome import Array, Outcomes, Status, not_finite
 

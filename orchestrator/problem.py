@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.distributions import Distribution
 
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from simulators import get_task
 from simulators.command import CommandSpec
 from simulators.errors import ConfigError, PriorError

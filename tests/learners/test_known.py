@@ -13,7 +13,7 @@ from torch import Tensor
 from learners import LearnerOptions, TemperedPosterior
 from learners.known import KnownLikelihood
 from learners.learner import Learner
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from simulators.errors import DataError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import distributions as D
 
 from learners.prior_density import PriorDensity
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 
 PRIORS = {
     "normal": D.MultivariateNormal(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]])),

@@ -20,7 +20,7 @@ from learners.learner import Learner
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.scaling import DataScaling
 from learners.surrogate import Surrogate, SurrogateOptions
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 from simulators.errors import ObservationError, RefinementError, SavedModelError, TemperatureError
 
 BETAS = (0.2, 1.0, 2.0)

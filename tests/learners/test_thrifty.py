@@ -13,7 +13,7 @@ from learners.runtime import Runtime
 from learners.tempered_density import TemperedDensity
 from learners.thrifty import ThriftyDensity
 from learners.validity import Validity
-from learners.whitening import whiten
+from learners.whitening_choice import whiten
 
 NORMAL = whiten(torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1)))
 

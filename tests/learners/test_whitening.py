@@ -11,7 +11,8 @@ from problems import Triangle
 from scipy import stats
 from torch import Tensor
 
-from learners.whitening import AffineWhitening, MarginalWhitening, Whitening, log_normal, whiten, whitening_from_dict
+from learners.whitening import AffineWhitening, MarginalWhitening, Whitening, log_normal, whitening_from_dict
+from learners.whitening_choice import whiten
 from simulators.errors import PriorError
 from simulators.prior import Marginal, ProductPrior
 
