@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray._private.state import actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .config_learner import LearnerConfig
 from .ray_calls import NoAnswerError, answered
+from .ray_cluster import actor_state
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class TrainerPlace:
 
     def _follow(self) -> None:
         """Whether the trainer has got its place: Ray may have chosen another node than ours."""
-        state = answered(lambda: actors(self._trainer._actor_id.hex()))
+        state = answered(lambda: actor_state(self._trainer))
         if state.get("State") in ("ALIVE", "DEAD"):
             self.waits = False
         if state.get("State") == "ALIVE":

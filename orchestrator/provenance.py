@@ -12,6 +12,7 @@ import yaml
 
 from .config import CampaignConfig
 from .problem import Problem
+from .ray_cluster import living_nodes
 from .tracking import Tracker
 from .versions import versions
 
@@ -56,8 +57,7 @@ def _note(config: CampaignConfig, problem: Problem, targeted: bool) -> str:
 
 def _cluster() -> dict[str, float]:
     total = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    amounts = {"nodes": nodes, "cpus": total.get("CPU", 0.0), "gpus": total.get("GPU", 0.0)}
+    amounts = {"nodes": len(living_nodes()), "cpus": total.get("CPU", 0.0), "gpus": total.get("GPU", 0.0)}
     return {**amounts, "memory_gib": round(total.get("memory", 0.0) / 2**30, 1)}
 
 

@@ -9,13 +9,12 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
 import ray
-from ray._private.state import actors, available_resources_per_node
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,15 +24,15 @@ from simulators.simulator import Seeds, SimulatorSpec
 
 from .config_simulator import ResourcesConfig
 from .executor import Blame, Ended, Lost
+from .fitting import fitting_widths, needs
 from .host import Host, Order, Pulse
 from .nowhere import FailedStarts, nowhere
-from .placement import TrainerPlace
+from .placement import Reservation, TrainerPlace
 from .ray_calls import NoAnswerError, answered
+from .ray_cluster import actor_state, cluster_now, end_actors, living_nodes
 
 logger = logging.getLogger(__name__)
 
-#: Slots of one host: many share a Ray worker, few are lost with it.
-_WIDEST = 16
 _SCAN_SECONDS = 2.0
 #: A host that could not be placed by then looks for another node: its resources went to somebody else.
 _PLACE_SECONDS = 30.0
@@ -173,7 +172,7 @@ class RayHosts:
     def make_room(self) -> None:
         """Sees to it that the trainer, which is about to start, gets its place, if need be by ending a host there."""
         with contextlib.suppress(NoAnswerError):
-            self._settle(*answered(_seen), wanted=True)
+            self._settle(*answered(cluster_now), wanted=True)
 
     def recall(self) -> None:
         """Takes back what has not started; it is reported as lost, and no host is started any more."""
@@ -190,13 +189,17 @@ class RayHosts:
     def stop(self) -> None:
         """Ends all hosts, with all that they run; none starts any more."""
         self._final_slots = self._count() if self._final_slots is None else self._final_slots
-        _kill([host.actor for host in self._hosts])
+        end_actors([host.actor for host in self._hosts])
         self._hosts.clear()
         self._lost.clear()
 
     def _count(self) -> int:
         ready = sum(host.width for host in self._ready())
         return max(1, ready or sum(host.width for host in self._hosts))
+
+    @property
+    def _reserved(self) -> Reservation | None:
+        return None if self._place is None else self._place.reservation
 
     def _ready(self) -> list[_Host]:
         return [host for host in self._hosts if host.starting is None]
@@ -273,7 +276,7 @@ class RayHosts:
         hopeful = any(other.node not in self._failed for other in self._hosts if other.starting is not None)
         if self._has_started or hopeful:
             return lost
-        names = [node["NodeManagerHostname"] for node in answered(_nodes) if node["NodeID"] == host.node]
+        names = [node["NodeManagerHostname"] for node in answered(living_nodes) if node["NodeID"] == host.node]
         where = f"on {names[0]}" if names else "on a node that is gone"
         raise SimulatorError(
             f"the simulator cannot be started {where}, nor has it been on another node: {error}; install there what it "
@@ -327,13 +330,13 @@ class RayHosts:
 
     def _give_up(self, host: _Host, reason: str, sound: bool = False) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order, or `sound` but in the way; what it had is lost."""
-        _kill([host.actor])
+        end_actors([host.actor])
         self._hosts.remove(host)
         self._scanned = -math.inf
         nodes: dict[str, dict[str, Any]] = {}
         # Where Ray does not answer, more is gone than a host: nobody is to blame.
         with contextlib.suppress(NoAnswerError):
-            nodes = {node["NodeID"]: node for node in answered(_nodes)}
+            nodes = {node["NodeID"]: node for node in answered(living_nodes)}
         node_is_gone = host.node not in nodes
         if host.starting is not None and not node_is_gone and not sound:
             self._failed.add(host.node, nodes[host.node]["NodeManagerHostname"], reason, time.monotonic())
@@ -358,10 +361,10 @@ class RayHosts:
             return
         try:
             for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:
-                if not answered(lambda host=host: _placed(host.actor)):  # type: ignore[misc]
-                    _kill([host.actor])
+                if answered(lambda host=host: actor_state(host.actor)).get("State") != "ALIVE":  # type: ignore[misc]
+                    end_actors([host.actor])
                     self._hosts.remove(host)
-            nodes, available = answered(_seen)
+            nodes, available = answered(cluster_now)
         except NoAnswerError:
             self._scanned = time.monotonic()
             return
@@ -370,8 +373,11 @@ class RayHosts:
         for node in nodes:
             if self._failed.pausing(node["NodeID"], now):
                 continue
-            for width in self._widths(node, available.get(node["NodeID"], {})):
-                self._hosts.append(self._launch(node["NodeID"], width))
+            name = node["NodeID"]
+            there = [host for host in self._hosts if host.node == name]
+            ours, starting = sum(h.width for h in there), sum(h.width for h in there if h.starting is not None)
+            for width in fitting_widths(self._resources, node, available.get(name, {}), self._reserved, ours, starting):
+                self._hosts.append(self._launch(name, width))
 
     def _settle(
         self, nodes: Sequence[Mapping[str, Any]], available: Mapping[str, Mapping[str, float]], wanted: bool = False
@@ -382,7 +388,7 @@ class RayHosts:
         widths = Counter[str]()
         for host in self._hosts:
             widths[host.node] += host.width
-        need = self._need()
+        need = needs(self._resources)
         held = {node: {name: width * amount for name, amount in need.items()} for node, width in widths.items()}
         self._place.look(nodes, available, held)
         reserved = self._place.reservation
@@ -397,36 +403,6 @@ class RayHosts:
             widths[reserved.node] -= host.width
             self._lost += self._give_up(host, "it made room for the trainer", sound=True)
 
-    def _widths(self, node: Mapping[str, Any], available: Mapping[str, float]) -> Iterator[int]:
-        """Widths of the hosts that fit on a node beside those that are there."""
-        labels = node.get("Labels", {})
-        if any(labels.get(name) != value for name, value in self._resources.labels.items()):
-            return
-        free, need = dict(available), self._need()
-        reserved = None if self._place is None else self._place.reservation
-        if reserved is not None and reserved.node == node["NodeID"]:
-            # What is reserved may not have been taken yet; it is not free all the same.
-            ours = sum(host.width for host in self._hosts if host.node == node["NodeID"])
-            for name, amount in reserved.resources.items():
-                others = node["Resources"].get(name, 0.0) - amount - ours * need.get(name, 0.0)
-                free[name] = min(free.get(name, 0.0), others)
-        fits = min((free.get(name, 0.0) / amount for name, amount in need.items()), default=0.0)
-        starting = sum(h.width for h in self._hosts if h.node == node["NodeID"] and h.starting is not None)
-        left = math.floor(fits + 1e-9) - starting
-        gpus = self._resources.gpus
-        # Ray has whole GPUs, or a share of one.
-        widest = min(_WIDEST, math.floor(1 / gpus + 1e-9)) if 0 < gpus < 1 else _WIDEST
-        while left > 0:
-            yield min(left, widest)
-            left -= widest
-
-    def _need(self) -> dict[str, float]:
-        resources = self._resources
-        need = {"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom}
-        if resources.memory:
-            need["memory"] = float(resources.memory)
-        return {name: amount for name, amount in need.items() if amount > 0}
-
     def _launch(self, node: str, width: int) -> _Host:
         resources = self._resources
         actor = Host.options(  # type: ignore[attr-defined]
@@ -439,38 +415,9 @@ class RayHosts:
         return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=self._listened)
 
     def _nowhere(self) -> str:
-        reserved = None if self._place is None else self._place.reservation
-        return str(self._failed) or nowhere(self._need(), self._resources.labels, answered(_nodes), reserved)
-
-
-def _free_resources() -> dict[str, dict[str, float]]:
-    """Node to what it has to spare at the moment."""
-    free: dict[str, dict[str, float]] = available_resources_per_node()
-    return free
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _seen() -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-    """The nodes, and what they have to spare."""
-    return _nodes(), _free_resources()
-
-
-def _kill(actors_: Sequence[Any]) -> None:
-    def kill() -> None:
-        for actor in actors_:
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
-
-    with contextlib.suppress(NoAnswerError):
-        answered(kill)
-
-
-def _placed(actor: Any) -> bool:
-    """Whether an actor has its resources and lives."""
-    return bool(actors(actor._actor_id.hex()).get("State") == "ALIVE")
+        return str(self._failed) or nowhere(
+            needs(self._resources), self._resources.labels, answered(living_nodes), self._reserved
+        )
 
 
 def _describe(error: BaseException) -> str:

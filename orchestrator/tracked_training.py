@@ -46,7 +46,8 @@ class TrackedTraining:
             self._run = self._tracker.begin(f"{key}-{rows:09d}", f"{name}, {rows} simulations", "training")
             self._run.params({"simulations": rows, "final": final})
             self._last = progress  # of the training before
-        if progress != self._last:
+        # NaN differs from itself, and says nothing.
+        if progress != self._last and not math.isnan(progress[1]):
             self._last = progress
             part, loss = progress
             self._run.metrics({f"{part}_loss": loss}, step)

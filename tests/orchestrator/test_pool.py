@@ -113,6 +113,15 @@ def add(done: dict[int, tuple[Outcome, int]], rows: Finished) -> None:
         done[i] = (outcome, attempts)
 
 
+def at_work(pools: list[SimulationPool], simulator: str, folder: Path) -> tuple[SimulationPool, Path]:
+    """A pool of which two of three slow simulations run, and the folder in which `go` lets them end."""
+    pool = make_pool(pools, simulator + "slow", retries=0)
+    pool.submit(proposals([1.0, 2.0, 3.0]))
+    pids = folder / "pids"
+    wait_until(lambda: not len(pool.poll(0.05)) and len(list(pids.iterdir())) == 2)
+    return pool, pids
+
+
 def test_every_fault_is_one_row_with_its_reason(pools: list[SimulationPool], simulator: str) -> None:
     pool = make_pool(pools, simulator + "simulate", timeout=2.0, grace=0.2)
     kinds = [0, 1, 2, 3, 4, 0, 3, 0]
@@ -176,10 +185,7 @@ def test_a_worker_that_falls_silent_is_given_up(
     pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.ray_hosts._SILENCE_SECONDS", 8.0)
-    pool = make_pool(pools, simulator + "slow", retries=0)
-    pool.submit(proposals([1.0, 2.0, 3.0]))
-    folder = tmp_path / "pids"
-    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    pool, folder = at_work(pools, simulator, tmp_path)
     os.kill(int(next(folder.iterdir()).name), signal.SIGSTOP)
     wait_until(lambda: not len(pool.poll(0.05)) and len(pool.executor._hosts) < 2)  # type: ignore[attr-defined]
     (folder / "go").touch()
@@ -191,10 +197,7 @@ def test_a_worker_that_falls_silent_is_given_up(
 def test_no_worker_is_silent_while_nobody_listens(
     pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = make_pool(pools, simulator + "slow", retries=0)
-    pool.submit(proposals([1.0, 2.0, 3.0]))
-    folder = tmp_path / "pids"
-    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    pool, folder = at_work(pools, simulator, tmp_path)
     # As if this program had been away for an hour.
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600.0, sleep=time.sleep)
     monkeypatch.setattr("orchestrator.ray_hosts.time", later)
@@ -208,10 +211,7 @@ def test_no_worker_is_silent_while_nobody_listens(
 def test_no_worker_is_silent_while_this_program_is_suspended(
     pools: list[SimulationPool], simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = make_pool(pools, simulator + "slow", retries=0)
-    pool.submit(proposals([1.0, 2.0, 3.0]))
-    folder = tmp_path / "pids"
-    wait_until(lambda: not len(pool.poll(0.05)) and len(list(folder.iterdir())) == 2)
+    pool, folder = at_work(pools, simulator, tmp_path)
     # As if it had been stopped for an hour while it waited.
     away, wait = [0.0], ray.wait
 
