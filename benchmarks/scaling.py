@@ -26,6 +26,7 @@ from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Ended, Lost
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import SimulationLoop
+from orchestrator.pacing import Goal
 from orchestrator.pool import SimulationPool
 from orchestrator.proposal import Proposals
 from orchestrator.proposer import Proposer
@@ -135,7 +136,7 @@ def replay(slots: int, simulations: int, folder: Path) -> dict[str, float]:
         lambda snapshot: None,
     )
     real, used = time.perf_counter(), time.process_time()
-    loop.train_and_simulate(simulations, simulations, None)
+    loop.train_and_simulate(Goal(simulations, simulations))
     real, used = time.perf_counter() - real, time.process_time() - used
     loop.close()
     assert len(store) == simulations

@@ -28,6 +28,7 @@ from .held_out import held_out
 from .journal import ProposalJournal
 from .learner_parts import check_length, load_own_posterior
 from .loop import SimulationLoop
+from .pacing import Goal
 from .placement import TrainerPlace
 from .pool import SimulationPool
 from .problem import Problem
@@ -175,7 +176,7 @@ class Execution:
             checks = check(self.run, posterior, self.config.calibration.draws, self.config.seed)
             rows = held_out(self.run, posterior)
             score = None if rows is None else rows.score(posterior)
-            track_checks(self.tracker, tracked, checks, posterior.names, score, self.loop.spent)
+            track_checks(self.tracker, tracked, checks, posterior.names, score, self.loop.tally.spent)
         self._tell_of_failures()
         self.run.update(finished=time.time(), mlflow=self.tracker.link)
         self.watch.write_metrics(force=True)
@@ -238,7 +239,7 @@ class Execution:
             reserve = max(0, calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
             reserve += calibration if self._targeted else 0
             imported = self._count(ProposalKind.IMPORTED)
-            target = max(budget.simulations - kept - reserve + imported, self.loop.trainable)
+            target = max(budget.simulations - kept - reserve + imported, self.loop.tally.trainable)
         initial = self.config.acquisition.initial
         if initial is None:
             initial = 100 if budget.simulations is None else min(1000, max(100, budget.simulations // 8))
@@ -253,26 +254,26 @@ class Execution:
             deadline = self._simulating_since + budget.hours * 3600 - self._simulated_before
         self._continue_interrupted()
         if self._was_accurate():
-            target = self.loop.trainable
+            target = self.loop.tally.trainable
         limit = None if budget.simulator_hours is None else budget.simulator_hours * 3600
-        self.loop.train_and_simulate(target, min(initial, target), deadline, limit)
+        self.loop.train_and_simulate(Goal(target, min(initial, target), deadline, limit))
         self._remember_time(force=True)
         if self.loop.accurate:
-            self.display.say(f"accurate to {budget.until:g} nats after {self.loop.trainable} simulations")
-            self.run.update(accurate={"until": budget.until, "simulations": self.loop.trainable})
+            self.display.say(f"accurate to {budget.until:g} nats after {self.loop.tally.trainable} simulations")
+            self.run.update(accurate={"until": budget.until, "simulations": self.loop.tally.trainable})
 
     def _was_accurate(self) -> bool:
         """Whether an earlier process found the simulations to be enough for what is asked for now."""
         found, until = self.run.records().get("accurate"), self.config.budget.until
         if found is None or until is None:
             return False
-        return bool(found["until"] <= until and found["simulations"] == self.loop.trainable)
+        return bool(found["until"] <= until and found["simulations"] == self.loop.tally.trainable)
 
     def _train(self, calibration: int) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
         self.watch.phase = "training"
         metadata = {
-            "simulations": self.loop.trainable,
+            "simulations": self.loop.tally.trainable,
             "calibration_from": self.proposer.next_id,
             "observations": self._observations,
             "source": self.config.learner.source,
@@ -286,8 +287,8 @@ class Execution:
         if trained.predictive:
             np.savez_compressed(self.run.path / "predictive.npz", **trained.predictive)  # type: ignore[arg-type]
         trained.posterior.save(self.run.posterior)
-        self.watch.training.end(trained.losses, self.loop.spent)
-        self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.spent)
+        self.watch.training.end(trained.losses, self.loop.tally.spent)
+        self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.tally.spent)
         return trained.posterior
 
     def _simulate_calibration(self, posterior: TemperedPosterior, calibration: int) -> None:
@@ -307,7 +308,7 @@ class Execution:
             posterior = load_own_posterior(self.run, own_code=True)
         except SavedModelError:
             return None
-        if posterior.metadata.get("simulations") != self.loop.trainable:
+        if posterior.metadata.get("simulations") != self.loop.tally.trainable:
             return None
         # An amortized campaign may have got an observation, a targeted one further ones.
         same = posterior.metadata.get("observations", self._observations) == self._observations
@@ -320,7 +321,7 @@ class Execution:
         budget = self.config.budget
         if self._was_accurate() or (budget.hours is not None and self._simulated_before >= budget.hours * 3600):
             return True
-        if budget.simulator_hours is not None and self.loop.learning_seconds >= budget.simulator_hours * 3600:
+        if budget.simulator_hours is not None and self.loop.tally.learning_seconds >= budget.simulator_hours * 3600:
             return True
         if budget.simulations is None:
             return False
@@ -329,12 +330,12 @@ class Execution:
         missing = calibration - self._count(ProposalKind.CALIBRATION_PRIOR)
         if self._targeted:
             missing += calibration - self._count(ProposalKind.CALIBRATION_TEMPERED, since=since)
-        return self.loop.spent + missing >= budget.simulations
+        return self.loop.tally.spent + missing >= budget.simulations
 
     def _calibration_size(self) -> int:
         """Simulations of each population that checks the posterior."""
         budget = self.config.budget.simulations
-        rows = budget if budget is not None else max(1, self.loop.trainable)
+        rows = budget if budget is not None else max(1, self.loop.tally.trainable)
         return self.config.calibration_size(rows, self._targeted)
 
     def _room(self, wanted: int) -> int:
@@ -342,10 +343,10 @@ class Execution:
         budget = self.config.budget.simulations
         if budget is None:
             return max(0, wanted)
-        return max(0, min(wanted, budget - self.loop.spent))
+        return max(0, min(wanted, budget - self.loop.tally.spent))
 
     def _count(self, kind: ProposalKind, since: int = 0) -> int:
-        return self.loop.count(kind) if not since else self.store.summary(since).by_kind[kind]
+        return self.loop.tally.count(kind) if not since else self.store.summary(since).by_kind[kind]
 
     def _remember_time(self, force: bool = False) -> None:
         """Writes down how long simulating has taken: the hours of a budget go on in the next process."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 __all__ = ["Interrupted", "SimulationLoop"]
 
-import math
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from learners.learner import MIN_SIMULATIONS
 from simulators.errors import TemperflowError
-from simulators.outcome import STATUSES, Status
 
 from .choice import ChoiceAhead
 from .config_learner import AcquisitionConfig
 from .journal import ProposalJournal
+from .pacing import Goal, Pacing
 from .pool import SimulationPool
-from .proposal import KINDS, Finished, ProposalKind, Proposals
+from .proposal import Finished, Proposals
 from .proposer import Proposer
 from .result_length import ResultLength
 from .start_order import cut
@@ -28,10 +23,10 @@ from .store import SimulationStore
 from .store_writer import StoreWriter
 from .successes import Successes
 from .supervisor import TrainerSupervisor
+from .tally import Tally
 from .trainer import Snapshot, Trained
 
 _POLL_SECONDS = 0.1
-_CHEAP_START_SECONDS = 30.0
 _MAX_UNWRITTEN = 200_000
 #: One model may be certain by chance.
 _CERTAIN = 2
@@ -55,9 +50,7 @@ class SimulationLoop:
         on_snapshot: Called with every new model.
 
     Attributes:
-        tally: Rows by kind and status, those on their way to the store included.
-        seconds: Simulator seconds spent.
-        learning_seconds: Of those on what may be learned from.
+        tally: What has been simulated.
         snapshot: The latest model.
         length: What is known of the length of x.
         successes: What this process has seen of successes and failures.
@@ -86,38 +79,12 @@ class SimulationLoop:
         self.on_snapshot = on_snapshot
         self.length = ResultLength(dim_x, dim_observation, store.location)
         self.writer = StoreWriter(store)
-        summary = store.summary()
-        self.tally: Counter[tuple[ProposalKind, Status]] = Counter(summary.counts)
-        self.seconds, self.learning_seconds = summary.seconds, summary.learning_seconds
+        self.tally = Tally(store.summary())
         self.successes = Successes()
         self.snapshot: Snapshot | None = None
         self._closed = False
         self._asked = 0
         self._choice = ChoiceAhead(proposer, config)
-
-    @property
-    def counts(self) -> Counter[Status]:
-        """Simulations of this campaign by status: what counts against its budget."""
-        counts: Counter[Status] = Counter()
-        for (kind, status), number in self.tally.items():
-            if kind.spends:
-                counts[status] += number
-        return counts
-
-    @property
-    def spent(self) -> int:
-        """Simulations that count against the budget."""
-        return self.counts.total()
-
-    @property
-    def trainable(self) -> int:
-        """Rows that may be trained on."""
-        return sum(number for (kind, _), number in self.tally.items() if kind.trains)
-
-    @property
-    def valid(self) -> int:
-        """Those of them with a result."""
-        return sum(n for (kind, status), n in self.tally.items() if kind.trains and status is Status.OK)
 
     @property
     def dim_x(self) -> int | None:
@@ -128,10 +95,6 @@ class SimulationLoop:
     def choosing(self) -> dict[str, float]:
         """What there is to tell of acquisition, by name."""
         return self._choice.metrics
-
-    def count(self, kind: ProposalKind) -> int:
-        """Rows of one kind."""
-        return sum(number for (k, _), number in self.tally.items() if k is kind)
 
     def warm_up(self) -> None:
         """Waits until simulations can start without delay on all slots that there are."""
@@ -144,36 +107,26 @@ class SimulationLoop:
         self.journal.record(proposals, self._turn)
         self.pool.submit(proposals)
 
-    def train_and_simulate(
-        self, target: int, initial: int, deadline: float | None, seconds: float | None = None
-    ) -> None:
-        """Runs simulations that may be trained on until there are `target`, choosing them ever better.
-
-        Arguments:
-            target: Number of such rows in the end, those from before included.
-            initial: Rows before the first training.
-            deadline: Time on the pool's clock after which nothing new starts, or None.
-            seconds: Simulator seconds to spend on them in all, those from before included, or None.
-        """
+    def train_and_simulate(self, goal: Goal) -> None:
+        """Runs simulations that may be trained on until the goal is reached, choosing them ever better."""
+        pacing = Pacing(self.pool, self.trainer, self.tally, self.config, goal)
         # What an earlier process had in flight may have started there, and the slow ones are still among it.
         since = self.proposer.next_id
         while True:
             in_flight = self.pool.num_pending
-            late = deadline is not None and self.pool.executor.now() > deadline
-            affordable = self._affordable(seconds)
-            enough = late or self.accurate or affordable <= 0
-            spent = seconds is not None and self.learning_seconds >= seconds
+            ended = pacing.late or self.accurate
+            affordable = pacing.affordable
+            enough = ended or (affordable is not None and affordable <= 0)
             # A budget counts starts: what no worker has yet is not simulated, now or by a later process.
-            if (late or self.accurate or spent) and self.pool.withdraw(since):
+            if (ended or pacing.spent) and self.pool.withdraw(since):
                 self._rotate()
-            if (self.trainable >= target or enough) and not in_flight:
+            if (self.tally.trainable >= goal.target or enough) and not in_flight:
                 break
             if not enough and self._storing:
-                room = target - self.trainable - in_flight
-                self._top_up(min(room, self._allowance(initial, target) - in_flight, affordable))
+                self._top_up(pacing.room(self._trained))
             self._turn()
-            self._check_success(initial)
-            self._train(initial, target)
+            self._check_success(goal.initial)
+            self._train(pacing)
         self._finish_update()
         self.save()
 
@@ -245,37 +198,27 @@ class SimulationLoop:
         """Accounts for finished simulations, once."""
         if not len(rows):
             return
-        self.seconds += float(rows.outcomes.seconds.sum())
-        self.learning_seconds += float(rows.outcomes.seconds[rows.proposals.trains].sum())
-        self._add(self.length.held, -1)
+        self.tally.spend(rows)
+        self.tally.add(self.length.held, -1)
         self._put(self.length.admit(rows))
-        self._add(self.length.held)
+        self.tally.add(self.length.held)
 
     def _put(self, rows: Finished) -> None:
         """Accounts for rows of which it is known how they ended, and has them written."""
         if not len(rows):
             return
-        self._add(rows)
+        self.tally.add(rows)
         self.successes.add(rows)
         trains = rows.proposals.trains
         self._choice.simulated(rows.proposals.take(trains), rows.outcomes.ok[trains])
         self.writer.put(rows)
 
-    def _add(self, rows: Finished, sign: int = 1) -> None:
-        """Adds rows to the tally, or takes them away."""
-        if not len(rows):
-            return
-        codes = rows.proposals.kind * np.int64(len(STATUSES)) + rows.outcomes.status
-        for pair, number in zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True):
-            kind, status = divmod(pair, len(STATUSES))
-            self.tally[KINDS[kind], STATUSES[status]] += sign * number
-
     def _judge(self, final: bool) -> None:
         """Ends a campaign whose results have another length than they must have; see `ResultLength.verdict`."""
-        self._add(self.length.held, -1)
+        self.tally.add(self.length.held, -1)
         rows, error = self.length.verdict(final)
         self._put(rows)
-        self._add(self.length.held)
+        self.tally.add(self.length.held)
         if error is not None:
             raise error
 
@@ -299,63 +242,27 @@ class SimulationLoop:
         rest = self.proposer.batch(n - len(chosen), num_prior, self.snapshot)
         self.submit(Proposals.concatenate([chosen, rest]))
 
-    def _affordable(self, seconds: float | None) -> int:
-        """How many more simulations a budget of simulator seconds pays for, with those in flight not paid yet."""
-        if seconds is None:
-            return 1 << 40
-        left = seconds - self.learning_seconds
-        if left <= 0:
-            return 0
-        if self.pool.mean_seconds is None:
-            return 1 << 40
-        return math.ceil(left / max(self.pool.mean_seconds, 1e-9)) - self.pool.num_pending
+    @property
+    def _trained(self) -> int | None:
+        return None if self.snapshot is None else self.snapshot.rows
 
-    def _allowance(self, initial: int, target: int) -> int:
-        """How many more rows may be in flight, so that cheap simulations do not outrun the model.
-
-        Costly ones are never held back: where simulating takes longer than training, an idle worker is worse
-        than a proposal from a slightly old model.
-        """
-        unlimited = 1 << 40
-        seconds = self.pool.mean_seconds
-        if not self.config.learns:
-            return unlimited
-        if seconds is None:
-            return initial
-        if self.snapshot is None:
-            cheap = initial * seconds / self.pool.slots < _CHEAP_START_SECONDS
-            # Where too many fail to train, another portion follows.
-            portions = 1 if self._ready(initial, self.trainable) else 1 + self.trainable // initial
-            return int(max(1.0, self.config.growth) * portions * initial) - self.trainable if cheap else unlimited
-        ahead = self.config.growth * self.snapshot.rows
-        training = self.trainer.last_seconds or 0.0
-        if ahead * seconds / self.pool.slots >= 0.5 * training:
-            return unlimited
-        # Near the end one more update would only delay the final training.
-        near = target - self.snapshot.rows < 1.5 * ahead
-        return (target if near else self.snapshot.rows + int(ahead)) - self.trainable
-
-    def _train(self, initial: int, target: int) -> None:
+    def _train(self, pacing: Pacing) -> None:
         result = self.trainer.poll()
         if isinstance(result, Snapshot):
             model = self._learn(result)
-            self._choice.begin(model, self.pool.pending, self.trainable - model.rows)
+            self._choice.begin(model, self.pool.pending, self.tally.trainable - model.rows)
         # One more model than it takes to be certain would only delay the final training, and may be less certain.
-        if self.trainer.busy or self.trainable >= target or self.accurate or not self.config.learns:
+        trainable, goal = self.tally.trainable, pacing.goal
+        if self.trainer.busy or trainable >= goal.target or self.accurate or not self.config.learns:
             return
-        trained = 0 if self.snapshot is None else self.snapshot.rows
-        if self.trainable < max(initial, trained + 1):
+        if trainable < max(goal.initial, (self._trained or 0) + 1):
             return
         before, unfinished = cut(self.pool.pending.id, self.proposer.next_id)
         above = self.proposer.next_id - before - (self.pool.num_pending - unfinished)
-        rows = self.trainable - above - self.writer.waiting - len(self.length.held)
-        allowance = self._allowance(initial, target)
-        held_back = allowance <= 0 and not self.pool.num_pending
-        enough = rows >= max(initial, trained + max(10, 0.1 * trained))
-        paced = allowance < 1 << 39
-        if self._ready(initial, rows) and rows > trained and (held_back or (enough and not paced)):
+        rows = trainable - above - self.writer.waiting - len(self.length.held)
+        if pacing.to_train(rows, self._trained):
             self._asked = rows
-            self.trainer.update(before, self.dim_x, alone=held_back)
+            self.trainer.update(before, self.dim_x, alone=pacing.held_back(self._trained))
 
     @property
     def accurate(self) -> bool:
@@ -370,16 +277,11 @@ class SimulationLoop:
         self.on_snapshot(snapshot)
         return self.snapshot
 
-    def _ready(self, initial: int, rows: int) -> bool:
-        """Whether `rows` are enough to train on for the first time."""
-        return rows >= initial and self.valid - (self.trainable - rows) >= MIN_SIMULATIONS
-
     def _check_success(self, initial: int) -> None:
         """A simulator that does not succeed any more is not worth the rest of the budget."""
         self._judge(final=self.successes.ended.total() + len(self.length.held) >= initial)
-        own = [(status, n) for (kind, status), n in self.tally.items() if kind.trains and kind.spends]
-        succeeded = sum(n for status, n in own if status is Status.OK)
-        self.successes.check(initial, sum(n for _, n in own), succeeded, self.store.location)
+        own = self.tally.own
+        self.successes.check(initial, own.total(), own[True], self.store.location)
 
     def _finish_update(self) -> None:
         """Lets a training under way end: the trainer does one thing at a time."""

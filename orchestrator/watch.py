@@ -59,7 +59,7 @@ class Watch:
         self.config, self.run, self.loop, self.trainer, self.system = config, run, loop, trainer, system
         self.tracker, self.display, self.training = tracker, display, TrackedTraining(tracker)
         self.phase = "simulating"
-        self._begin, self._seconds_before = time.monotonic(), loop.seconds
+        self._begin, self._seconds_before = time.monotonic(), loop.tally.seconds
         self._looked = self._last_metrics = self._last_figures = -math.inf
         self._window: list[tuple[float, int]] = []
         self._told: set[str] = set()
@@ -70,7 +70,7 @@ class Watch:
         if now - self._looked < _LOOK_SECONDS:
             return False
         self._looked = now
-        done = self.loop.spent
+        done = self.loop.tally.spent
         self._window.append((now, done))
         self._window = [entry for entry in self._window if now - entry[0] < _RATE_SECONDS]
         since, before = self._window[0]
@@ -79,7 +79,7 @@ class Watch:
         total = self.config.budget.simulations
         left = (total - done) / rate if total is not None and rate > 0 else None
         training, loss = self.trainer.progress
-        failed = done - self.loop.counts[Status.OK]
+        failed = done - self.loop.tally.counts[Status.OK]
         in_flight = self.loop.pool.num_pending
         self.look_at_training()
         self.display.show(Progress(self.phase, total, done, failed, in_flight, rate, training, loss, left))
@@ -89,7 +89,7 @@ class Watch:
     def look_at_training(self) -> None:
         """Tells MLflow what the trainer does."""
         trainer, final = self.trainer, self.phase == "training"
-        self.training.look(trainer.training, final, self.loop.trainable, trainer.progress, self.loop.spent)
+        self.training.look(trainer.training, final, self.loop.tally.trainable, trainer.progress, self.loop.tally.spent)
 
     @contextlib.contextmanager
     def dispensable(self, what: str) -> Iterator[None]:
@@ -108,7 +108,7 @@ class Watch:
         if not force and now - self._last_metrics < max(_METRIC_SECONDS, elapsed * _METRIC_SHARE):
             return
         self._last_metrics = now
-        counts, resources = self.loop.counts, self.config.simulator.resources
+        counts, resources = self.loop.tally.counts, self.config.simulator.resources
         done = counts.total()
         pending, slots = self.loop.pool.num_pending, self.loop.pool.slots
         metrics = {
@@ -117,10 +117,10 @@ class Watch:
             "in_flight": float(pending),
             "queue": float(max(0, pending - slots)),
             "slots": float(slots),
-            "utilization": (self.loop.seconds - self._seconds_before) / max(1e-9, slots * elapsed),
-            "simulator_seconds": self.loop.seconds,
-            "cpu_seconds": self.loop.seconds * resources.cpus,
-            "gpu_seconds": self.loop.seconds * resources.gpus,
+            "utilization": (self.loop.tally.seconds - self._seconds_before) / max(1e-9, slots * elapsed),
+            "simulator_seconds": self.loop.tally.seconds,
+            "cpu_seconds": self.loop.tally.seconds * resources.cpus,
+            "gpu_seconds": self.loop.tally.seconds * resources.gpus,
             "seconds": elapsed,
             **{f"status/{status}": float(count) for status, count in counts.items()},
             **self.loop.choosing,

@@ -107,7 +107,7 @@ def test_a_campaign_that_waits_for_room_can_be_stopped(
     turn = SimulationLoop._turn
 
     def stopped_once_it_waits(self: SimulationLoop, waiting: Proposals | None = None) -> None:
-        if self.spent and not (disk / "ballast").exists():
+        if self.tally.spent and not (disk / "ballast").exists():
             fill(disk)
         if "proposals wait to be written to" in caplog.text:
             self.stopping.set()

@@ -21,6 +21,7 @@ from orchestrator.config_learner import AcquisitionConfig
 from orchestrator.executor import Blame, Ended, Lost
 from orchestrator.journal import ProposalJournal
 from orchestrator.loop import Interrupted, SimulationLoop
+from orchestrator.pacing import Goal
 from orchestrator.pool import SimulationPool
 from orchestrator.proposal import Finished, ProposalKind, Proposals
 from orchestrator.proposer import Proposer
@@ -208,16 +209,16 @@ def test_what_was_interrupted_is_simulated_though_the_hours_are_over(loops: Loop
     first.journal.record(interrupted, lambda: None)
     loop = loops(Workers(2, HOUR), ONLY_PRIOR, next_id=16)
     loop.pool.submit(interrupted)
-    loop.train_and_simulate(1 << 40, 100, deadline=-1.0)
+    loop.train_and_simulate(Goal(1 << 40, 100, deadline=-1.0))
     assert sorted(loop.store.ids().tolist()) == list(range(16))
-    assert loop.spent == 16
+    assert loop.tally.spent == 16
 
 
 def test_once_the_simulators_hours_are_spent_nothing_more_starts(loops: Loops) -> None:
     # The first of eight takes all that there is; by then seven run, and one waits at a worker's door.
     loop = loops(Workers(8, 10 * HOUR), ONLY_PRIOR)
-    loop.train_and_simulate(1 << 40, 100, None, seconds=5 * HOUR)
-    assert loop.spent <= 8 + 2
+    loop.train_and_simulate(Goal(1 << 40, 100, seconds=5 * HOUR))
+    assert loop.tally.spent <= 8 + 2
     assert not len(np.setdiff1d(loop.journal.read().id, loop.store.ids()))
 
 
@@ -255,7 +256,7 @@ def test_a_journal_written_anew_keeps_what_the_store_could_not_take_yet(
     monkeypatch.setattr(loop.store, "append", failing_from_the_third_minute)
     monkeypatch.setattr(loop, "_record", noting)
     loop.on_tick = look
-    loop.train_and_simulate(1 << 40, 100, deadline=None if full else 180.0, seconds=960.0 if full else None)
+    loop.train_and_simulate(Goal(1 << 40, 100, deadline=None if full else 180.0, seconds=960.0 if full else None))
     # Rows waited, and are in the store once it could take them.
     assert rotated[0] > 0
     assert sorted(loop.store.ids().tolist()) == sorted(finished)
@@ -265,12 +266,12 @@ def test_once_asked_to_stop_nothing_more_starts(loops: Loops) -> None:
     workers = Workers(4, HOUR)
     loop = loops(workers, ONLY_PRIOR)
     loop.stop_wait = 1e9
-    loop.on_tick = lambda: loop.stopping.set() if loop.spent >= 8 else None  # type: ignore[func-returns-value]
+    loop.on_tick = lambda: loop.stopping.set() if loop.tally.spent >= 8 else None  # type: ignore[func-returns-value]
     left = []
     # By then all is safe: where Ray is gone, it takes a while.
     workers.stop = lambda: left.append((loop.writer.waiting, loop.journal._file))  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
-        loop.train_and_simulate(1 << 40, 100, None)
+        loop.train_and_simulate(Goal(1 << 40, 100))
     assert left == [(0, None)]
     # One more ended before the loop looked, and four ran; what waited at a worker's door did not start.
     assert len(loop.store) == 8 + 1 + 4
@@ -282,7 +283,7 @@ def test_however_costly_simulations_are_the_priors_share_is_drawn_from_it(loops:
     # Model follows model: there are always more chosen points than workers can take.
     workers = Workers(8, 60.0)
     loop = loops(workers, AcquisitionConfig(), Modelling(workers, seconds=60.0))
-    loop.train_and_simulate(450, 50, None)
+    loop.train_and_simulate(Goal(450, 50))
     kinds = loop.store.read(["id", "proposal"]).sort_by("id")["proposal"].to_pylist()[50:]
     assert kinds.count("prior") / len(kinds) == pytest.approx(0.2, abs=0.05)
     assert kinds.count("acquisition") > 0.3 * len(kinds)
@@ -299,14 +300,14 @@ def test_simulating_ends_after_two_models_in_a_row_that_are_certain_enough(
     workers = Workers(8, 60.0)
     trainer = Modelling(workers, 60.0, itertools.cycle(epistemic))
     loop = loops(workers, AcquisitionConfig(), trainer, until=0.5)
-    loop.train_and_simulate(250, 50, None)
+    loop.train_and_simulate(Goal(250, 50))
     assert loop.accurate == (models is not None)
     if models is None:
-        assert loop.trainable == 250
+        assert loop.tally.trainable == 250
         assert trainer.models > len(epistemic)
     else:
         assert trainer.models == models
-        assert loop.trainable < 250
+        assert loop.tally.trainable < 250
         assert not loop.pool.num_pending
 
 
@@ -317,11 +318,11 @@ def _first_is_odd(number: int, theta: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("observed", [2, None])
 def test_one_odd_first_result_does_not_decide_how_long_x_is(loops: Loops, observed: int | None) -> None:
     loop = loops(Workers(2, 1.0, _first_is_odd), ONLY_PRIOR, observed=observed)
-    loop.train_and_simulate(60, 30, None)
-    assert loop.spent == loop.trainable == len(loop.store) == 60
+    loop.train_and_simulate(Goal(60, 30))
+    assert loop.tally.spent == loop.tally.trainable == len(loop.store) == 60
     assert loop.dim_x == loop.store.summary().width == 2
     assert statuses(loop) == {"ok": 59, "wrong_shape": 1}
-    assert loop.counts == {Status.OK: 59, Status.WRONG_SHAPE: 1}
+    assert loop.tally.counts == {Status.OK: 59, Status.WRONG_SHAPE: 1}
     [reason] = set(loop.store.read(["reason"])["reason"].to_pylist()) - {""}
     assert (
         reason == f"returned 1 numbers, but {'the observation has' if observed else 'earlier simulations returned'} 2"
@@ -334,7 +335,7 @@ def test_results_that_never_fit_the_observation_are_kept_and_end_the_campaign(
     # One that has failed says nothing of the length.
     loop = loops(Workers(2, 1.0, lambda n, theta: None if n == 3 else theta), ONLY_PRIOR, observed=5)
     with pytest.raises(ObservationError, match=r"observation has 5 numbers, but the simulator returned 2.*mend"):
-        loop.train_and_simulate(300, 30, None)
+        loop.train_and_simulate(Goal(300, 30))
     loop.close()
     assert 30 <= len(loop.store) <= 33
     assert loop.store.summary().width == 2
@@ -344,8 +345,8 @@ def test_results_that_never_fit_the_observation_are_kept_and_end_the_campaign(
     # A mended observation goes on with them.
     stored = len(loop.store)
     again = loops(Workers(2, 1.0), ONLY_PRIOR, next_id=100, observed=2)
-    again.train_and_simulate(50, 30, None)
-    assert again.spent == len(again.store) == 50
+    again.train_and_simulate(Goal(50, 30))
+    assert again.tally.spent == len(again.store) == 50
     assert statuses(again) == {"ok": 49, "raised": 1}
     assert len(np.unique(again.store.ids())) == 50 > stored
 
@@ -353,7 +354,7 @@ def test_results_that_never_fit_the_observation_are_kept_and_end_the_campaign(
 def test_a_budget_smaller_than_the_first_portion_is_judged_at_its_end(loops: Loops) -> None:
     loop = loops(Workers(2, 1.0), ONLY_PRIOR, observed=5)
     with pytest.raises(ObservationError, match="returned 2"):
-        loop.train_and_simulate(10, 30, None)
+        loop.train_and_simulate(Goal(10, 30))
     loop.close()
     assert statuses(loop) == {"ok": 10}
 
@@ -362,7 +363,7 @@ def test_what_does_not_fit_the_observation_is_simulated_again_after_a_stop(loops
     loop = loops(Workers(2, 1.0), ONLY_PRIOR, observed=5)
     loop.on_tick = lambda: loop.stopping.set() if len(loop.length.held) > 3 else None
     with pytest.raises(Interrupted):
-        loop.train_and_simulate(60, 30, None)
+        loop.train_and_simulate(Goal(60, 30))
     assert not len(loop.store)
     assert len(loop.journal.read()) > 3
 
@@ -373,24 +374,24 @@ def test_results_of_many_lengths_none_of_them_the_observations_are_failures(loop
     with pytest.raises(
         DataError, match=r"none of the last 3\d .*wrong_shape: returned \d numbers, but the observation"
     ):
-        loop.train_and_simulate(300, 30, None)
+        loop.train_and_simulate(Goal(300, 30))
     loop.close()
     assert set(statuses(loop)) == {"wrong_shape"}
 
 
 def test_results_of_another_length_than_the_stored_ones_end_the_campaign_early(loops: Loops) -> None:
     loop = loops(Workers(2, 1.0), ONLY_PRIOR)
-    loop.train_and_simulate(60, 30, None)
+    loop.train_and_simulate(Goal(60, 30))
     loop.close()
     again = loops(Workers(2, 1.0, lambda _, theta: np.resize(theta, 4)), ONLY_PRIOR, next_id=60)
     with pytest.raises(DataError, match=r"simulator returned 4 numbers each time, but the x in .* have 2; mend"):
-        again.train_and_simulate(600, 30, None)
+        again.train_and_simulate(Goal(600, 30))
     again.close()
     assert 20 <= statuses(again)["wrong_shape"] <= 23
     # Mended, it goes on.
     mended = loops(Workers(2, 1.0), ONLY_PRIOR, next_id=200)
-    mended.train_and_simulate(100, 30, None)
-    assert mended.spent == 100
+    mended.train_and_simulate(Goal(100, 30))
+    assert mended.tally.spent == 100
 
 
 def test_a_simulator_that_breaks_later_ends_the_campaign(loops: Loops) -> None:
@@ -398,13 +399,13 @@ def test_a_simulator_that_breaks_later_ends_the_campaign(loops: Loops) -> None:
     with pytest.raises(
         DataError, match=r"none of the last 5\d simulations succeeded, 5\d of them with 'raised: out of"
     ):
-        loop.train_and_simulate(3000, 30, None)
+        loop.train_and_simulate(Goal(3000, 30))
     loop.close()
     assert 110 <= len(loop.store) <= 115
     # In another process too, which has what succeeded before.
     again = loops(Workers(2, 1.0, lambda *_: None), ONLY_PRIOR, next_id=200)
     with pytest.raises(DataError, match="none of the last"):
-        again.train_and_simulate(3000, 30, None)
+        again.train_and_simulate(Goal(3000, 30))
     again.close()
     assert len(again.store) < 300
 
@@ -412,8 +413,8 @@ def test_a_simulator_that_breaks_later_ends_the_campaign(loops: Loops) -> None:
 def test_one_that_fails_by_its_nature_goes_on(loops: Loops) -> None:
     # Forty failures in a row are more than the first portion, and nothing out of the ordinary.
     loop = loops(Workers(2, 1.0, lambda number, theta: theta if number % 41 == 0 else None), ONLY_PRIOR)
-    loop.train_and_simulate(1000, 30, None)
-    assert loop.spent == 1000
+    loop.train_and_simulate(Goal(1000, 30))
+    assert loop.tally.spent == 1000
     assert loop.successes.ended == {True: 25, False: 975}
 
 
