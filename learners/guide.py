@@ -39,6 +39,11 @@ _START = math.log(8.0)
 _FAR = 3.0
 #: Scale below which middles need not be told apart.
 _FINE = 0.02
+#: Share of the pairs that a guide may not find, and how many of them it is judged by.
+_LOST, _JUDGED = 0.15, 4000
+#: Share of its steps, and their number at least, after which one that finds far fewer is given up: it takes a third of
+#: the time of the network, which can use it better.
+_EARLY, _LEAST_STEPS = 0.3, 500
 
 
 @dataclass(frozen=True)
@@ -129,21 +134,26 @@ def fit_guide(
     batch_size: int,
     generator: torch.Generator,
     on_tenth: Callable[[int, float], None] | None = None,
-) -> Guide:
+) -> Guide | None:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
+
+    None if it does not find most of them, which is where posteriors are of several pieces.
 
     Arguments:
         u, z, middle: Pairs, drawn from wherever posteriors are asked for.
         options: See `GuideOptions`.
         steps, batch_size: Of the training.
         generator: Source of randomness on the CPU.
-        on_tenth: Called ten times with the tenth of the steps that is over and the loss of its last.
+        on_tenth: Called with each tenth of the steps that is over and the loss of its last.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         guide = Guide(u.shape[1], z.shape[1], options).to(u.device)
     descent = Descent(guide, Soap(guide.parameters(), options.learning_rate, weight_decay=1e-4), steps)
+    averaged = descent.averaged
+    assert isinstance(averaged, Guide)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
+    judged, early = (u[:_JUDGED], z[:_JUDGED]), max(_LEAST_STEPS, round(_EARLY * steps))
     for step in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(u), generator=generator)
@@ -159,8 +169,10 @@ def fit_guide(
         if on_tenth is not None and tenth > 10 * step // steps:
             with torch.no_grad():
                 on_tenth(tenth, float(guide.loss(*pairs)))
-    guide.load_state_dict(descent.averaged.state_dict())
-    return guide.eval().requires_grad_(False)
+        if step + 1 == early and averaged.lost(*judged) > 2 * _LOST:
+            return None
+    guide.load_state_dict(averaged.state_dict())
+    return guide.eval().requires_grad_(False) if guide.lost(*judged) < _LOST else None
 
 
 def _layers(network: MLP) -> Layers:

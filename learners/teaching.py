@@ -29,8 +29,6 @@ from .tempering import TemperedParticles, TemperingOptions, temper
 from .training import bounded_threads
 from .whitening import Whitening, log_normal
 
-#: Share of the pairs that a guide may not find, and how many of them it is judged by.
-_LOST, _JUDGED = 0.15, 4000
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
 _MOST_NUMBERS = 20_000_000
 #: So many draws are not all beyond reach by chance.
@@ -133,8 +131,7 @@ class Teaching:
         u, z = self._predicted(u)
         middle = self.source.middle(u)
         with torch.enable_grad():
-            guide = fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator, on_tenth)
-        return guide if guide.lost(u[:_JUDGED], z[:_JUDGED]) < _LOST else None
+            return fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator, on_tenth)
 
     @contextlib.contextmanager
     def target(self) -> Iterator[Target]:

@@ -77,12 +77,28 @@ def test_it_finds_the_parameters_of_a_curved_simulator() -> None:
     u = torch.randn(20_000, 2, generator=generator)
     z = middle(u) + 0.02 * torch.randn(20_000, 3, generator=generator)
     losses: list[float] = []
-    told = fit_guide(u, z, middle(u), SMALL, 1500, 512, generator, lambda _, loss: losses.append(loss))(z[:2000])
+    guide = fit_guide(u, z, middle(u), SMALL, 1500, 512, generator, lambda _, loss: losses.append(loss))
+    assert guide is not None
+    told = guide(z[:2000])
     error = (told[:, :2] - u[:2000]) / told[:, 2:].exp()
     assert told[:, 2:].exp().median() < 0.03  # far narrower than the prior
     assert 0.5 < error.abs().median() < 0.9  # 0.67 where modes and deviations are exact
     assert len(losses) == 10
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(2000, 3), (400, 10)])
+def test_where_posteriors_are_of_two_pieces_it_is_given_up_early_but_not_before_it_can_know(
+    steps: int, told: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(20_000, 1, generator=generator)
+    middle = u.square()
+    z = middle + 0.05 * torch.randn(20_000, 1, generator=generator)
+    tenths: list[int] = []
+    guide = fit_guide(u, z, middle, SMALL, steps, 512, generator, lambda tenth, _: tenths.append(tenth))
+    assert guide is None
+    assert tenths == list(range(1, told + 1))
 
 
 @pytest.mark.parametrize(
