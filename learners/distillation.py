@@ -39,7 +39,7 @@ _DIVERGED = 0.5
 _PIECE = 8192
 #: How often a group of the network's own draws is used in a pass: to draw them costs more than to learn from them.
 _USES = 4
-#: Passes that the same joint draws serve: what a guide says of others takes time.
+#: Passes that the same joint draws serve where there is a guide: what it says of others takes time.
 _KEPT = 4
 
 
@@ -49,8 +49,10 @@ class DistillationOptions:
 
     Arguments:
         pairs: Pairs `(u, x, beta)` of particles and joint draws in a pass; the former are drawn anew for each pass, the
-            latter for every fourth.
+            latter too, or with a guide for every fourth.
         epochs: Passes.
+        unguided: How many times as many passes a network has that draws of x teach without a guide: it learns more
+            slowly, and the guide's time is left.
         batch_size: Such pairs a step.
         learning_rate: Peak of the schedule.
         joint_share: Share of the pairs that are joint draws at beta = 1.
@@ -63,6 +65,7 @@ class DistillationOptions:
 
     pairs: int = 140_000
     epochs: int = 12
+    unguided: float = 2.0
     batch_size: int = 512
     learning_rate: float = 1e-2
     joint_share: float = 0.5
@@ -81,6 +84,10 @@ class DistillationOptions:
     def steps(self) -> int:
         """Steps in all."""
         return self.epochs * self.steps_a_pass
+
+    def without_guide(self) -> DistillationOptions:
+        """The same with `unguided` times as many passes."""
+        return replace(self, epochs=math.ceil(self.unguided * self.epochs))
 
 
 def distill(
@@ -113,7 +120,7 @@ def distill(
     best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
     score = best
     for epoch in range(options.epochs):
-        if epoch and epoch % _KEPT == 0:
+        if epoch and (network.guide is None or epoch % _KEPT == 0):
             lesson.renew()
         own = epoch + 1 > options.own_after * options.epochs
         for losses in lesson.steps_of_a_pass(descent.averaged if own else None):

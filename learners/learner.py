@@ -259,6 +259,8 @@ class Learner:
             banks = teaching.banks(final)
             self.focus = banks[0]
             guide = teaching.guide(self.focus.particles, _named("guide", on_progress)) if final else None
+            if final and guide is None and teaching.source.draws_x:
+                options = options.without_guide()
             if guide is not None or self.network is None or (final and self.network.guide is not None):
                 self.network = self._new_network(guide)
             joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)

@@ -62,7 +62,7 @@ class LearnerConfig(Section):
     pairs: int = Field(140_000, ge=1000)
     """Training pairs of the posterior network in a pass (docs/method.md, step 3)."""
     posterior_epochs: int = Field(8, ge=1)
-    """Number of such passes."""
+    """Number of such passes; twice as many where there is no guide."""
     cpus: float = Field(1.0, ge=0)
     """CPU cores reserved for the trainer while simulations run."""
     gpus: float | None = Field(None, ge=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learners.distillation import DistillationOptions, _Lesson, _log_variance, distill
+from learners.guide import Guide, GuideOptions
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.pairs import Groups, JointPairs, ParticleBank, Target
 from learners.tempering import TemperingOptions, temper
@@ -195,14 +196,18 @@ def test_groups_are_put_together() -> None:
     assert torch.equal(both.take(torch.tensor([4])).u, one.take(torch.tensor([1])).u)
 
 
-def test_every_fourth_pass_draws_joint_pairs_anew() -> None:
+@pytest.mark.parametrize(("guided", "drawn"), [(False, 9), (True, 3)])
+def test_joint_pairs_are_drawn_anew_for_every_pass_or_where_there_is_a_guide_for_every_fourth(
+    guided: bool, drawn: int
+) -> None:
     made = []
 
     def pairs() -> JointPairs:
         made.append(joint(2000, seed=len(made)))
         return replace(made[-1], others=pairs)
 
-    network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4))
+    guide = Guide(1, 1, GuideOptions((8,), (8,), (8,))) if guided else None
+    network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1, bins=4), guide)
     first = pairs()
     kept, held_out = first.split(0.25)
     assert not torch.equal(kept.renewed().u, first.u)
@@ -210,4 +215,4 @@ def test_every_fourth_pass_draws_joint_pairs_anew() -> None:
     made.clear()
     options = DistillationOptions(pairs=2000, epochs=9)
     distill(network, [bank()], [pairs()], TARGET, options, torch.Generator().manual_seed(0))
-    assert len(made) == 3
+    assert len(made) == drawn

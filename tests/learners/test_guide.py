@@ -16,6 +16,7 @@ from learners import Learner, LearnerOptions, TemperedPosterior
 from learners.checkpoint import dump_learner, restore_learner
 from learners.drawing import DrawingPosterior
 from learners.guide import Guide, GuideOptions, fit_guide
+from learners.network import PosteriorNetwork
 from learners.scoring import Layers, hints
 
 SMALL = GuideOptions(hidden=(48, 48), guess=(32, 32), scales=(16,))
@@ -170,20 +171,22 @@ def test_a_saved_guide_guides(linear_gaussian: LinearGaussian, guided: LearnerOp
     assert 0.5 < posterior.efficiency(x[0]) <= 1
 
 
-def test_where_posteriors_are_of_two_pieces_there_is_none(
+def test_where_posteriors_are_of_two_pieces_there_is_none_but_twice_as_many_passes(
     linear_gaussian: LinearGaussian, small: LearnerOptions
 ) -> None:
-    def fitted(x: torch.Tensor) -> Learner:
+    def fitted(x: torch.Tensor) -> tuple[PosteriorNetwork, int]:
         made = Learner(linear_gaussian.prior, (0.2, 2.0), options=replace(small, guide=SMALL))
         made.add_prior_draws(theta, x)
         made.fit_surrogate()
-        made.fit_posterior()
-        return made
+        losses: list[str] = []
+        made.fit_posterior(on_progress=lambda name, *_: losses.append(name))
+        assert made.network is not None
+        return made.network, losses.count("posterior")
 
     theta, x = linear_gaussian.draw(2000, seed=1)
-    one, two = fitted(x), fitted(theta.abs() + 0.1 * torch.randn(2000, 2))
-    assert one.network is not None and one.network.guide is not None
-    assert two.network is not None and two.network.guide is None
+    (one, passes_of_one), (two, passes_of_two) = fitted(x), fitted(theta.abs() + 0.1 * torch.randn(2000, 2))
+    assert one.guide is not None and two.guide is None
+    assert passes_of_two == 2 * passes_of_one == 2 * small.distillation.epochs
 
 
 def test_of_counts_there_is_none(tiny: LearnerOptions) -> None:
