@@ -19,6 +19,7 @@ def unbound(theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def rebound(free: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The inverse of `unbound`."""
     below, above = lower.isfinite(), upper.isfinite()
     low, high = lower.nan_to_num(0.0, posinf=0.0, neginf=0.0), upper.nan_to_num(0.0, posinf=0.0, neginf=0.0)
     one_sided = torch.where(below, low + free.exp(), torch.where(above, high - (-free).exp(), free))
@@ -26,6 +27,7 @@ def rebound(free: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def log_slope(theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The logarithm of the slope of `unbound`, coordinate by coordinate."""
     below, above = lower.isfinite(), upper.isfinite()
     low, high = lower.nan_to_num(0.0, posinf=0.0, neginf=0.0), upper.nan_to_num(0.0, posinf=0.0, neginf=0.0)
     left, right = (theta - low).clamp(min=1e-300), (high - theta).clamp(min=1e-300)

@@ -20,7 +20,6 @@ from torch.distributions import Distribution
 from learners.learner import MIN_SIMULATIONS
 from simulators.errors import ConfigError, ObservationError
 from simulators.isolated import IsolatedSimulator
-from simulators.outcome import Status
 from simulators.prior import check_prior
 from simulators.simulator import SimulatorSpec
 
@@ -36,6 +35,7 @@ from .observation import Observation, check_length, numbers, with_others
 from .problem import Problem, check_fits, named, resolve
 from .run_directory import RunDirectory
 from .store import StoreSummary
+from .tally import Tally
 from .tracking import Tracker
 from .tracking_records import RunStatus
 from .tracking_uri import default_uri, without_secret
@@ -170,15 +170,13 @@ class Campaign:
         if budget is None:
             return
         for_checks = (2 if targeted else 1) * self.config.calibration_size(budget, targeted)
-        stored = self.run_directory.store().summary() if self.run_directory.exists else StoreSummary()
+        stored = Tally(self.run_directory.store().summary() if self.run_directory.exists else StoreSummary())
         # What is stored may be imported, which costs no budget, and may be more than a lowered budget.
-        learned = sum(n for (kind, status), n in stored.counts.items() if kind.trains and status is Status.OK)
-        spent = sum(n for (kind, _), n in stored.counts.items() if kind.spends)
-        if learned + max(0, budget - for_checks - spent) < MIN_SIMULATIONS:
+        if stored.valid + max(0, budget - for_checks - stored.spent) < MIN_SIMULATIONS:
             raise ConfigError(
                 f"budget.simulations: at least {MIN_SIMULATIONS} simulations are needed to train, but of {budget} "
-                f"{for_checks} are kept to check the posterior (`calibration.share`), and {learned} that succeeded are "
-                "there; raise it, or use `temperflow simulate`, which does not train"
+                f"{for_checks} are kept to check the posterior (`calibration.share`), and {stored.valid} that "
+                "succeeded are there; raise it, or use `temperflow simulate`, which does not train"
             )
 
     def _execute(self, work: Callable[[Execution], Result], progress: bool) -> Result:

@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -30,6 +30,7 @@ from .nowhere import FailedStarts, nowhere
 from .placement import Reservation, TrainerPlace
 from .ray_calls import NoAnswerError, answered
 from .ray_cluster import actor_state, cluster_now, end_actors, living_nodes
+from .ray_host import RayHost
 
 logger = logging.getLogger(__name__)
 
@@ -44,50 +45,6 @@ _WARM_SECONDS = 120.0
 _GATHER_SHARE, _LONGEST_GATHER = 0.3, 0.3
 #: Delays of this program's loop against which tasks are kept at hand.
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.02, 0.5
-
-
-@dataclass(eq=False)
-class _Host:
-    actor: Any
-    node: str
-    width: int
-    since: float
-    starting: ray.ObjectRef[Any] | None
-    worker: str = ""
-    pulse: ray.ObjectRef[Any] | None = None
-    #: How long anybody had listened when it last spoke.
-    heard: float = 0.0
-    #: In the order of coming.
-    tasks: dict[int, Order] = field(default_factory=dict)
-    #: Those that run alone: they occupy all its slots.
-    alone: set[int] = field(default_factory=set)
-    load: int = 0
-    #: Tasks that it has not been told of yet.
-    outbox: list[Order] = field(default_factory=list)
-    withdrawing: ray.ObjectRef[Any] | None = None
-    #: Whether it may have tasks that shall not start any more.
-    recalls: bool = False
-
-    def add(self, order: Order) -> None:
-        self.tasks[order.number] = order
-        self.load += order.share
-        self.outbox.append(order)
-
-    def remove(self, number: int) -> Order:
-        order = self.tasks.pop(number)
-        self.load -= order.share
-        self.alone.discard(number)
-        return order
-
-    def speak(self) -> None:
-        """Sends what is in the outbox, and listens if nobody does."""
-        if self.starting is not None:
-            return
-        orders, self.outbox = self.outbox, []
-        if self.pulse is None:
-            self.pulse = self.actor.collect.remote(orders)
-        elif orders:
-            self.actor.submit.remote(orders)
 
 
 class RayHosts:
@@ -105,7 +62,7 @@ class RayHosts:
     def __init__(self, spec: SimulatorSpec, resources: ResourcesConfig, place: TrainerPlace | None = None) -> None:
         self._resources, self._place = resources, place
         self._spec = ray.put(spec)
-        self._hosts: list[_Host] = []
+        self._hosts: list[RayHost] = []
         self._lost: list[Ended | Lost] = []  # that nobody has been told of yet
         self._failed = FailedStarts()
         self._has_started = False
@@ -201,7 +158,7 @@ class RayHosts:
     def _reserved(self) -> Reservation | None:
         return None if self._place is None else self._place.reservation
 
-    def _ready(self) -> list[_Host]:
+    def _ready(self) -> list[RayHost]:
         return [host for host in self._hosts if host.starting is None]
 
     def _poll(self, timeout: float) -> list[Ended | Lost]:
@@ -232,7 +189,7 @@ class RayHosts:
             found += self._give_up(host, f"its worker {host.worker} did not answer for {_SILENCE_SECONDS:g} s")
         return found
 
-    def _hear(self, host: _Host, ref: ray.ObjectRef[Any]) -> list[Ended | Lost]:
+    def _hear(self, host: RayHost, ref: ray.ObjectRef[Any]) -> list[Ended | Lost]:
         try:
             answer = ray.get(ref)
         except RayTaskError as error:
@@ -269,7 +226,7 @@ class RayHosts:
             return ended + self._give_up(host, f"its worker {host.worker} did not end it at its deadline")
         return ended
 
-    def _cannot_start(self, host: _Host, error: SimulatorError) -> list[Ended | Lost]:
+    def _cannot_start(self, host: RayHost, error: SimulatorError) -> list[Ended | Lost]:
         """Sets a host aside where the simulator cannot be imported; raises if it can be nowhere, as far as is known."""
         lost = self._give_up(host, str(error))
         # Where it has started once, or may yet, the node is to blame: it lacks a library, say.
@@ -305,11 +262,11 @@ class RayHosts:
                 host.withdrawing = host.actor.withdraw.remote(count)
                 idle -= count
 
-    def _taken_back(self, host: _Host, task: int) -> Lost:
+    def _taken_back(self, host: RayHost, task: int) -> Lost:
         host.remove(task)
         return Lost(task, False, Blame.NONE, "it was taken back before it started")
 
-    def _hand_on(self, host: _Host, tasks: list[int]) -> None:
+    def _hand_on(self, host: RayHost, tasks: list[int]) -> None:
         for task in tasks:
             alone = task in host.alone
             self._hand(host.remove(task), alone)
@@ -328,7 +285,7 @@ class RayHosts:
             share = host.width
         host.add(replace(order, share=share))
 
-    def _give_up(self, host: _Host, reason: str, sound: bool = False) -> list[Ended | Lost]:
+    def _give_up(self, host: RayHost, reason: str, sound: bool = False) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order, or `sound` but in the way; what it had is lost."""
         end_actors([host.actor])
         self._hosts.remove(host)
@@ -403,7 +360,7 @@ class RayHosts:
             widths[reserved.node] -= host.width
             self._lost += self._give_up(host, "it made room for the trainer", sound=True)
 
-    def _launch(self, node: str, width: int) -> _Host:
+    def _launch(self, node: str, width: int) -> RayHost:
         resources = self._resources
         actor = Host.options(  # type: ignore[attr-defined]
             num_cpus=resources.cpus * width,
@@ -412,7 +369,7 @@ class RayHosts:
             resources={name: amount * width for name, amount in resources.custom.items()} or None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote(self._spec, width, resources.memory, resources.cpus, resources.gpus)
-        return _Host(actor, node, width, time.monotonic(), actor.ready.remote(), heard=self._listened)
+        return RayHost(actor, node, width, time.monotonic(), actor.ready.remote(), heard=self._listened)
 
     def _nowhere(self) -> str:
         return str(self._failed) or nowhere(
