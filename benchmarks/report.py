@@ -26,7 +26,8 @@ from learners import TemperedPosterior
 from learners.distillation import DistillationOptions
 from learners.options import LearnerOptions
 from learners.surrogate import SurrogateOptions
-from learners.training import TrainOptions, bounded_threads
+from learners.threads import bounded_threads
+from learners.training import TrainOptions
 from orchestrator.checking import check
 from orchestrator.config_reading import validate_config
 from orchestrator.reporting import make_report

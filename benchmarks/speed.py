@@ -28,7 +28,8 @@ from benchmarks.problem import problem, simulations
 from benchmarks.sbi_arms import nle, npe
 from learners import TemperedPosterior
 from learners.flows import spline_flow
-from learners.training import TrainOptions, bounded_threads, fit_flow
+from learners.threads import bounded_threads
+from learners.training import TrainOptions, fit_flow
 
 _HIDDEN, _TRANSFORMS, _BINS, _BATCH = (128, 128), 3, 8, 200
 

@@ -30,6 +30,7 @@ from .memory import Parts
 from .network import PosteriorNetwork
 from .pairs import Groups, JointPairs, ParticleBank, Target, together
 from .soap import Soap
+from .threads import Threads
 from .training import Descent, held_out_loss
 
 _HELD_OUT = 0.02
@@ -98,6 +99,7 @@ def distill(
     options: DistillationOptions,
     generator: torch.Generator,
     on_epoch: Callable[[int, float], None] | None = None,
+    threads: Threads | None = None,
 ) -> float:
     """Fits `network` in place; returns its held-out loss, `-mean log q(u | x, beta)` in nats.
 
@@ -109,13 +111,13 @@ def distill(
         options: See `DistillationOptions`.
         generator: Source of randomness on the CPU.
         on_epoch: Called with epoch and held-out loss.
+        threads: What shares the work of a step; None for the thread at hand.
     """
-    lesson = _Lesson(network, banks, joint, target, options, generator)
-    descent = Descent(
-        network.flow,
-        Soap(network.flow.parameters(), options.learning_rate, weight_decay=1e-4),
-        options.steps,
-    )
+    # A compiled step is not for several threads.
+    threads = None if options.compiled else threads
+    lesson = _Lesson(network, banks, joint, target, options, generator, threads)
+    optimizer = Soap(network.flow.parameters(), options.learning_rate, weight_decay=1e-4, threads=threads)
+    descent = Descent(network.flow, optimizer, options.steps, threads)
     scored = lesson.held_out()
     best, kept = held_out_loss(network.flow, *scored), copy.deepcopy(network.flow.state_dict())
     score = best
@@ -123,8 +125,8 @@ def distill(
         if epoch and (network.guide is None or epoch % _KEPT == 0):
             lesson.renew()
         own = epoch + 1 > options.own_after * options.epochs
-        for losses in lesson.steps_of_a_pass(descent.averaged if own else None):
-            descent.step(losses, lesson.most_parts)
+        for terms in lesson.steps_of_a_pass(descent.averaged if own else None):
+            descent.step(terms, lesson.most_parts)
         score = held_out_loss(descent.averaged, *scored)
         if on_epoch is not None:
             on_epoch(epoch, score)
@@ -150,8 +152,10 @@ class _Lesson:
         target: Target,
         options: DistillationOptions,
         generator: torch.Generator,
+        threads: Threads | None = None,
     ) -> None:
         self.network, self.target, self.generator = network, target, generator
+        self.threads = threads or Threads(1)
         self.log_prob = compiled_log_prob() if options.compiled else log_prob
         # In a lesson z is what the network is told: the scaled data come first.
         self.banks = [replace(bank, z=network.told(bank.z)) for bank in banks]
@@ -190,8 +194,8 @@ class _Lesson:
         """Other joint draws for the passes to come, where there are others."""
         self.joint, self._pairs = [source.renewed() for source in self.joint], None
 
-    def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Tensor]]]:
-        """For every step its loss in so many terms; `teacher` gives the own draws, None for none."""
+    def steps_of_a_pass(self, teacher: Flow | None) -> Iterator[Callable[[int], Iterator[Callable[[], Tensor]]]]:
+        """For every step its loss as so many functions' sum; `teacher` gives the own draws, None for none."""
         particles = self._particles(self.steps * self.groups, self.size)
         particles = particles.take(self._shuffled(len(particles)))
         if self._pairs is None:
@@ -205,14 +209,15 @@ class _Lesson:
             if own is not None and turns is not None:
                 groups.append(own.take(turns[k * self.own_groups : (k + 1) * self.own_groups]))
             rows = slice(k * self.joint_pairs, (k + 1) * self.joint_pairs)
-            yield partial(self._losses, groups, u[rows], z[rows])
+            yield partial(self._terms, groups, u[rows], z[rows])
 
-    def _losses(self, groups: Sequence[Groups], u: Tensor, z: Tensor, count: int) -> Iterator[Tensor]:
+    def _terms(self, groups: Sequence[Groups], u: Tensor, z: Tensor, count: int) -> Iterator[Callable[[], Tensor]]:
         for k in range(count):
             rows = _part(len(u), k, count)
-            yield self._loss([g.take(_part(len(g), k, count)) for g in groups], u[rows], z[rows]) / count
+            part = [g.take(_part(len(g), k, count)) for g in groups]
+            yield partial(self._loss, part, u[rows], z[rows], 1 / count)
 
-    def _loss(self, groups: Sequence[Groups], u: Tensor, z: Tensor) -> Tensor:
+    def _loss(self, groups: Sequence[Groups], u: Tensor, z: Tensor, share: float) -> Tensor:
         points = [g.u.flatten(0, 1) for g in groups]
         data = [g.z.repeat_interleave(self.size, dim=0) for g in groups]
         beta = [g.beta.repeat_interleave(self.size) for g in groups]
@@ -223,7 +228,7 @@ class _Lesson:
         loss: Tensor = -drawn[drawn.isfinite()].mean()
         for group, part in zip(groups, log_q[len(u) :].split([len(p) for p in points]), strict=True):
             loss = loss + _log_variance(part.unflatten(0, group.log_density.shape) - group.log_density)
-        return loss
+        return loss * share
 
     def _particles(self, n: int, size: int) -> Groups:
         counts = zip(self.banks, _counts(n, self.banks), strict=True)
@@ -260,8 +265,13 @@ class _Lesson:
         context = self.network.context(z.repeat_interleave(copies, dim=0), beta.repeat_interleave(copies))
         with torch.random.fork_rng(devices=[u.device] if u.is_cuda else []):
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
-            pieces = context.split(_PIECE)
-            drawn = torch.cat([self._drawing.map(lambda c: teacher(c).sample(), piece) for piece in pieces])
+            noise = torch.randn(len(context), u.shape[-1], device=u.device)
+
+        @torch.no_grad()
+        def draw(c: Tensor, noise: Tensor) -> Tensor:
+            return self._drawing.map(lambda c, noise: teacher(c).transform.inv(noise), c, noise)
+
+        drawn = torch.cat(self.threads.map(draw, context.split(_PIECE), noise.split(_PIECE)))
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
         # A draw that overflowed says nothing; its group goes on with one point fewer.
         points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])

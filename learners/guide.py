@@ -19,8 +19,9 @@ from __future__ import annotations
 __all__ = ["Guide", "GuideOptions", "fit_guide"]
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from .constants import LOG_DEGREES, LOG_SCALES
 from .memory import Parts
 from .scoring import ROWS, Layers, hints
 from .soap import Soap
+from .threads import Threads
 from .training import Descent
 
 #: Logarithm of the degrees of freedom at first.
@@ -134,6 +136,7 @@ def fit_guide(
     batch_size: int,
     generator: torch.Generator,
     on_tenth: Callable[[int, float], None] | None = None,
+    threads: Threads | None = None,
 ) -> Guide | None:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
 
@@ -145,11 +148,13 @@ def fit_guide(
         steps, batch_size: Of the training.
         generator: Source of randomness on the CPU.
         on_tenth: Called with each tenth of the steps that is over and the loss of its last.
+        threads: What shares the work of a step; None for the thread at hand.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         guide = Guide(u.shape[1], z.shape[1], options).to(u.device)
-    descent = Descent(guide, Soap(guide.parameters(), options.learning_rate, weight_decay=1e-4), steps)
+    optimizer = Soap(guide.parameters(), options.learning_rate, weight_decay=1e-4, threads=threads)
+    descent = Descent(guide, optimizer, steps, threads)
     averaged = descent.averaged
     assert isinstance(averaged, Guide)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
@@ -160,11 +165,11 @@ def fit_guide(
         rows, order = order[:batch].to(u.device), order[batch:]
         pairs = u[rows], z[rows], middle[rows]
 
-        def losses(count: int, pairs: tuple[Tensor, ...] = pairs) -> Iterator[Tensor]:
+        def terms(count: int, pairs: tuple[Tensor, ...] = pairs) -> Iterator[Callable[[], Tensor]]:
             for part in zip(*(t.tensor_split(count) for t in pairs), strict=True):
-                yield guide.loss(*part) * (len(part[0]) / len(pairs[0]))
+                yield partial(_term, guide, part, len(part[0]) / len(pairs[0]))
 
-        descent.step(losses, batch)
+        descent.step(terms, batch)
         tenth = 10 * (step + 1) // steps
         if on_tenth is not None and tenth > 10 * step // steps:
             with torch.no_grad():
@@ -173,6 +178,10 @@ def fit_guide(
             return None
     guide.load_state_dict(averaged.state_dict())
     return guide.eval().requires_grad_(False) if guide.lost(*judged) < _LOST else None
+
+
+def _term(guide: Guide, pairs: Sequence[Tensor], share: float) -> Tensor:
+    return guide.loss(*pairs) * share
 
 
 def _layers(network: MLP) -> Layers:

@@ -40,7 +40,7 @@ from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
 from .surroundings import as_usual
 from .teaching import Teaching
-from .training import bounded_threads
+from .threads import Threads, bounded_threads
 from .whitening_choice import whiten
 
 #: Valid simulations below which nothing is trained.
@@ -254,8 +254,8 @@ class Learner:
         """
         options = self.options.distillation if final else self.options.distillation_update
         options = replace(options, compiled=options.compiled or self.options.compiled)
-        with bounded_threads(self.options.threads):
-            teaching = self._teaching()
+        with bounded_threads(self.options.threads), self._threads() as threads:
+            teaching = self._teaching(threads)
             banks = teaching.banks(final)
             self.focus = banks[0]
             guide = teaching.guide(self.focus.particles, _named("guide", on_progress)) if final else None
@@ -264,8 +264,8 @@ class Learner:
             if guide is not None or self.network is None or (final and self.network.guide is not None):
                 self.network = self._new_network(guide)
             joint, on_epoch = teaching.joint_pairs(options), _named("posterior", on_progress)
-            with teaching.target() as target:
-                return distill(self.network, banks, joint, target, options, self.generator, on_epoch)
+            target = teaching.target()
+            return distill(self.network, banks, joint, target, options, self.generator, on_epoch, threads)
 
     def _new_network(self, guide: Guide | None = None) -> PosteriorNetwork:
         with torch.random.fork_rng(devices=[]):
@@ -293,7 +293,8 @@ class Learner:
         check_count("n", n, least=0)
         x = as_x(x, self.features.known_scaling.dim, one=True)[None]
         seen = x if self._fitted().sees_x else self.features(x)
-        return self.whitening.to_single(self._teaching().walk(seen, beta, n).cpu())
+        with self._threads() as threads:
+            return self.whitening.to_single(self._teaching(threads).walk(seen, beta, n).cpu())
 
     @property
     def predicts(self) -> bool:
@@ -333,7 +334,12 @@ class Learner:
             self._fitted().frozen(),
         )
 
-    def _teaching(self) -> Teaching:
+    def _threads(self) -> Threads:
+        """Those of the CPU; a GPU is asked by one."""
+        on_cpu = self.device.type == "cpu"
+        return Threads((self.options.threads or torch.get_num_threads()) if on_cpu else 1)
+
+    def _teaching(self, threads: Threads | None = None) -> Teaching:
         rows, source = self._kept(), self._fitted()
         return Teaching(
             self.prior,
@@ -348,6 +354,7 @@ class Learner:
             self.generator,
             RowView(self.data.x, rows) if source.sees_x else None,
             self.x_o if source.sees_x else None,
+            threads or Threads(1),
         )
 
     def _kept(self) -> Tensor:

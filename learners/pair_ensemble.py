@@ -14,7 +14,6 @@ __all__ = ["PairEnsemble", "PairNetwork"]
 
 import abc
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 
 from .memory import Parts
 from .source import OnEpoch, Source, TrainingRows
-from .training import Lesson, TrainOptions, bounded_threads, fit_module
+from .threads import Threads
+from .training import Lesson, TrainOptions, fit_module
 from .validity import Validity
 
 #: Above this number of data, products of two of them are left to the network.
@@ -112,12 +112,11 @@ class PairEnsemble(Source):
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
 
         def fit_member(member: nn.Module, seed: int) -> float:
-            with bounded_threads(1):
-                own = torch.Generator().manual_seed(seed)
-                return fit_module(member, lesson, rows.u.device, training, own, on_epoch)
+            own = torch.Generator().manual_seed(seed)
+            return fit_module(member, lesson, rows.u.device, training, own, on_epoch)
 
-        with ThreadPoolExecutor(max(1, threads)) as workers:
-            losses = list(workers.map(fit_member, self.members, seeds))
+        with Threads(threads) as sharing:
+            losses = sharing.map(fit_member, self.members, seeds)
         self.validity.fit(rows.u, rows.valid, generator)
         self.fitted = True
         return sum(losses) / len(losses)

@@ -30,7 +30,7 @@ from .network import PosteriorNetwork
 from .numbers import as_double, as_x
 from .refining import Refiner
 from .scaling import DataScaling
-from .training import bounded_threads
+from .threads import bounded_threads
 from .whitening import Whitening
 
 if TYPE_CHECKING:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 __all__ = ["Soap"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from .threads import Threads
 
 #: Sides of a matrix longer than this are not turned: the eigenvectors would cost more than they bring.
 _LONGEST = 512
@@ -35,6 +38,7 @@ class Soap(torch.optim.Optimizer):
         every: Steps between updates of the eigenvectors.
         eps: Keeps the quotient finite.
         weight_decay: Decoupled weight decay.
+        threads: What shares the parameters; None for the thread at hand.
     """
 
     def __init__(
@@ -45,16 +49,27 @@ class Soap(torch.optim.Optimizer):
         every: int = 10,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        threads: Threads | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "every": every, "eps": eps, "weight_decay": weight_decay})
+        self.threads = threads or Threads(1)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step; the first only looks at the gradients of matrices."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, parameter.grad, group)
+            largest_first = sorted(group["params"], key=torch.numel, reverse=True)
+            shares = [largest_first[k :: self.threads.count] for k in range(self.threads.count)]
+            if self.threads.count == 1:
+                self._steps(group, largest_first)
+            else:
+                self.threads.map(partial(self._steps, group), shares)
+
+    @torch.no_grad()  # which a thread does not take over from who waits for it
+    def _steps(self, group: dict[str, Any], parameters: Sequence[Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                self._step(parameter, parameter.grad, group)
 
     def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, decay = self.state[parameter], group["decay"]

@@ -19,7 +19,6 @@ __all__ = ["STEPS_A_PASS", "Surrogate", "SurrogateOptions"]
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -33,7 +32,8 @@ from .memory import Parts
 from .packed import copies
 from .rounded import Rounded
 from .source import OnEpoch, Source, TrainingRows
-from .training import TrainOptions, bounded_threads, told_apart
+from .threads import Threads
+from .training import TrainOptions, told_apart
 from .validity import Validity
 
 #: Above this dimension of x, autoregressive splines cost more than they bring.
@@ -136,16 +136,15 @@ class Surrogate(Source):
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
 
         def fit_member(e: int) -> None:
-            with bounded_threads(1):
-                own = torch.Generator().manual_seed(seeds[e])
-                self.members[e].fit(  # type: ignore[operator]
-                    context, z, held_out, training, own, on_epoch, rows.lattice, rows.worth
-                )
+            own = torch.Generator().manual_seed(seeds[e])
+            self.members[e].fit(  # type: ignore[operator]
+                context, z, held_out, training, own, on_epoch, rows.lattice, rows.worth
+            )
             self._seen[e] = len(z)
 
         learning = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
-        with ThreadPoolExecutor(max(1, threads)) as workers:
-            list(workers.map(fit_member, learning))
+        with Threads(threads) as sharing:
+            sharing.map(fit_member, learning)
         if not any(bool(member.fitted) for member in self.members):
             raise DataError(
                 "the surrogate's only members are for counts and other values that repeat, but no column of x is like "

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 __all__ = ["Teaching"]
 
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -26,7 +24,7 @@ from .simulations import truncated_weights
 from .source import Source
 from .tempered_density import TemperedDensity
 from .tempering import TemperedParticles, TemperingOptions, temper
-from .training import bounded_threads
+from .threads import Threads
 from .whitening import Whitening, log_normal
 
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
@@ -50,6 +48,7 @@ class Teaching:
         options: Sizes.
         generator: Source of randomness on the CPU.
         x, x_o: The data of `z` and `z_o` as they are, if the source sees x itself; else None.
+        threads: What shares the work.
     """
 
     prior: Distribution
@@ -64,6 +63,7 @@ class Teaching:
     generator: torch.Generator
     x: RowView | None = None
     x_o: Tensor | None = None
+    threads: Threads = field(default_factory=lambda: Threads(1))
 
     def banks(self, final: bool) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
@@ -93,18 +93,18 @@ class Teaching:
         self, seen: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
     ) -> TemperedParticles:
         """Particles for what the source sees of x `(m, k)`, at temperatures of `beta_range` or those of training."""
-        with self.target() as target:
-            return temper(
-                lambda u, index: target.log_likelihood(u, seen[index.to(seen.device)]),
-                len(seen),
-                self.whitening.dim,
-                beta_range or self.beta_range,
-                options,
-                self.generator,
-                self.whitening.log_prior_ratio,
-                self.z.device,
-                rungs=(1.0,),
-            )
+        target = self.target()
+        return temper(
+            lambda u, index: target.log_likelihood(u, seen[index.to(seen.device)]),
+            len(seen),
+            self.whitening.dim,
+            beta_range or self.beta_range,
+            options,
+            self.generator,
+            self.whitening.log_prior_ratio,
+            self.z.device,
+            rungs=(1.0,),
+        )
 
     def walk(self, seen: Tensor, beta: float, n: int) -> Tensor:
         """`n` draws `u` `(n, d)` of the tempered posterior of one x; of which the source sees that, `(1, k)`."""
@@ -131,25 +131,21 @@ class Teaching:
         u, z = self._predicted(u)
         middle = self.source.middle(u)
         with torch.enable_grad():
-            return fit_guide(u, z, middle, sizes, options.steps, options.batch_size, self.generator, on_tenth)
+            steps, batch_size = options.steps, options.batch_size
+            return fit_guide(u, z, middle, sizes, steps, batch_size, self.generator, on_tenth, self.threads)
 
-    @contextlib.contextmanager
-    def target(self) -> Iterator[Target]:
-        """The posteriors up to a constant; the likelihood is evaluated on all threads."""
-        threads = self.options.threads or torch.get_num_threads()
+    def target(self) -> Target:
+        """The posteriors up to a constant."""
 
         @torch.no_grad()
         def evaluate(u: Tensor, seen: Tensor) -> Tensor:
-            with bounded_threads(1):
-                return self.source.log_prob(u, seen[:, None, :])
+            return self.source.log_prob(u, seen[:, None, :])
 
         def log_likelihood(u: Tensor, seen: Tensor) -> Tensor:
-            # The networks are too small to gain from threads inside one operation.
-            parts = max(1, min(threads, len(u)))
-            return torch.cat(list(workers.map(evaluate, u.tensor_split(parts), seen.tensor_split(parts))))
+            parts = max(1, min(self.threads.count, len(u)))
+            return torch.cat(self.threads.map(evaluate, u.tensor_split(parts), seen.tensor_split(parts)))
 
-        with ThreadPoolExecutor(threads) as workers:
-            yield Target(lambda u: log_normal(u) + self.whitening.log_prior_ratio(u), log_likelihood)
+        return Target(lambda u: log_normal(u) + self.whitening.log_prior_ratio(u), log_likelihood)
 
     @torch.no_grad()
     def joint_pairs(self, options: DistillationOptions) -> list[JointPairs]:

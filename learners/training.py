@@ -10,14 +10,12 @@ __all__ = [
     "Descent",
     "Lesson",
     "TrainOptions",
-    "bounded_threads",
     "fit_flow",
     "fit_module",
     "planned_epochs",
     "told_apart",
 ]
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +30,7 @@ from zuko.flows import Flow
 from .compiling import LogProb, compiled_log_prob, log_prob
 from .memory import Parts
 from .rows import evenly
+from .threads import Threads
 
 #: Nats that one held-out pair may cost: a single outlier must not decide when training stops.
 _WORST = 1e4
@@ -70,18 +69,6 @@ class TrainOptions:
     compiled: bool = False
 
 
-@contextlib.contextmanager
-def bounded_threads(threads: int | None) -> Iterator[None]:
-    """Runs torch with at most `threads` CPU threads: training must not fight the simulations for cores."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Descent:
     """Steps of an optimizer down the losses of a module: warm-up, then cosine to zero, gradients clipped.
 
@@ -93,28 +80,38 @@ class Descent:
         flow: The module, changed in place.
         optimizer: With the peak learning rate.
         total: Number of steps that are planned.
+        threads: What shares the terms of a step; None for the thread at hand.
     """
 
-    def __init__(self, flow: nn.Module, optimizer: torch.optim.Optimizer, total: int) -> None:
-        self.flow, self.optimizer, self.steps = flow, optimizer, 0
+    def __init__(
+        self, flow: nn.Module, optimizer: torch.optim.Optimizer, total: int, threads: Threads | None = None
+    ) -> None:
+        self.flow, self.optimizer, self.threads, self.steps = flow, optimizer, threads or Threads(1), 0
         self._peak, self._total, self._warm_up = optimizer.defaults["lr"], total, min(100, total // 10 + 1)
         self.averaged = copy.deepcopy(flow)
         self._live: list[Tensor] = list(flow.parameters())
         self._slow: list[Tensor] = list(self.averaged.parameters())
         self._parts = Parts("a training step")
 
-    def step(self, losses: Callable[[int], Iterable[Tensor]], most: int) -> None:
+    def step(self, terms: Callable[[int], Iterable[Callable[[], Tensor]]], most: int) -> None:
         """One step; a loss whose gradient overflows is skipped.
 
         Arguments:
-            losses: Gives the loss in (up to) so many terms, which are summed: one, or more where memory is short.
+            terms: Gives (up to) so many functions whose values add up to the loss: one for each thread, or more where
+                memory is short.
             most: Terms into which it can be taken apart.
         """
 
         def gradients(count: int) -> None:
             self.optimizer.zero_grad(set_to_none=True)
-            for loss in losses(count):
-                loss.backward()
+            if self.threads.count == 1:
+                for term in terms(count):
+                    term().backward()
+            else:
+                shares = self.threads.map(self._gradient, terms(max(count, min(most, self.threads.count))))
+                # In their order: a sum must not depend on who was first.
+                for parameter, *parts in zip(self._live, *shares, strict=True):
+                    parameter.grad = sum(parts[1:], parts[0])
 
         self._parts.run(gradients, most)
         if not torch.nn.utils.clip_grad_norm_(self._live, 5.0).isfinite():
@@ -126,6 +123,10 @@ class Descent:
         self.steps += 1
         with torch.no_grad():
             torch._foreach_lerp_(self._slow, self._live, 1 - min(_AVERAGING, self.steps / (self.steps + 9)))
+
+    def _gradient(self, term: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        with torch.enable_grad():  # which a thread does not take over from who waits for it
+            return torch.autograd.grad(term(), self._live, materialize_grads=True)
 
 
 def fit_flow(
@@ -189,7 +190,7 @@ def fit_module(
         module.train()
         for k in range(steps_per_epoch):
             rows = order[k * batch : (k + 1) * batch]
-            descent.step(partial(_losses, lesson, module, rows, generator), max(1, len(rows) // _SMALLEST))
+            descent.step(partial(_terms, lesson, module, rows, generator), max(1, len(rows) // _SMALLEST))
         for slow, live in zip(descent.averaged.buffers(), module.buffers(), strict=True):
             slow.copy_(live)  # what layers such as batch normalization have counted
         score = _scored(lesson, descent.averaged)
@@ -230,11 +231,15 @@ def _steps_per_epoch(n: int, options: TrainOptions) -> int:
     return max(1, min(n // _batch(n, options), _LONGEST))
 
 
-def _losses(
+def _terms(
     lesson: Lesson, module: nn.Module, rows: Tensor, generator: torch.Generator, count: int
-) -> Iterator[Tensor]:
+) -> Iterator[Callable[[], Tensor]]:
     for part in rows.tensor_split(count):
-        yield lesson.loss(module, part, generator) * (len(part) / len(rows))
+        yield partial(_term, lesson, module, part, generator, len(part) / len(rows))
+
+
+def _term(lesson: Lesson, module: nn.Module, rows: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    return lesson.loss(module, rows, generator) * share
 
 
 @torch.no_grad()

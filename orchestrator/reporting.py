@@ -20,7 +20,7 @@ import yaml
 
 from learners.asking import p_text
 from learners.posterior import TemperedPosterior
-from learners.training import bounded_threads
+from learners.threads import bounded_threads
 from simulators.errors import RefinementError, SavedModelError
 from simulators.outcome import Array
 

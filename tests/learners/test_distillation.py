@@ -14,6 +14,7 @@ from learners.guide import Guide, GuideOptions
 from learners.network import NetworkOptions, PosteriorNetwork
 from learners.pairs import Groups, JointPairs, ParticleBank, Target
 from learners.tempering import TemperingOptions, temper
+from learners.threads import Threads
 from learners.whitening import log_normal
 
 NOISE = 0.5
@@ -162,11 +163,14 @@ def test_own_draws_that_overflow_leave_the_rest_of_their_group() -> None:
         """A teacher, every second draw of which is infinite."""
 
         def __call__(self, context: Tensor) -> Half:
-            self.shape = len(context), 1
             return self
 
-        def sample(self) -> Tensor:
-            return torch.where(torch.arange(self.shape[0])[:, None] % 2 == 0, torch.inf, 0.5).expand(self.shape)
+        @property
+        def transform(self) -> Half:
+            return self
+
+        def inv(self, noise: Tensor) -> Tensor:
+            return torch.where(torch.arange(len(noise))[:, None] % 2 == 0, torch.inf, 0.5).expand(noise.shape)
 
     network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1))
     options = DistillationOptions(pairs=2000)
@@ -176,14 +180,17 @@ def test_own_draws_that_overflow_leave_the_rest_of_their_group() -> None:
     assert (own.u == 0.5).float().mean() > 0.4
 
 
-def test_same_generator_same_network() -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_same_generator_same_network(count: int) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(0)
         network = PosteriorNetwork(1, 1, (0.1, 2.0), NetworkOptions(hidden=(8,), transforms=1))
         torch.manual_seed(len(states))
         options = DistillationOptions(pairs=2000, epochs=2)
-        distill(network, [bank(4)], [joint(100)], TARGET, options, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        with Threads(count) as threads:
+            distill(network, [bank(4)], [joint(100)], TARGET, options, generator, threads=threads)
         states.append(network.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 

@@ -1,6 +1,7 @@
 """A device whose memory runs out: the work goes on in smaller parts, says so, and gives the same."""
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,13 +69,13 @@ def test_an_interrupted_step_leaves_no_gradient_behind() -> None:
     module = nn.Linear(1, 1, bias=False)
     descent = Descent(module, torch.optim.SGD(module.parameters(), lr=0.0), 1)
 
-    def losses(count: int) -> list[Tensor]:
+    def terms(count: int) -> Iterator[Callable[[], Tensor]]:
         for _ in range(count):
-            yield module(torch.ones(1, 1)).sum() / count
+            yield lambda: module(torch.ones(1, 1)).sum() / count
             if count == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    descent.step(losses, 8)
+    descent.step(terms, 8)
     assert module.weight.grad is not None and module.weight.grad.item() == pytest.approx(1.0)
 
 

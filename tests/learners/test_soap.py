@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from learners.soap import Soap
+from learners.threads import Threads
 
 
 def losses(optimizer_of: type[torch.optim.Optimizer], steps: int, **options: float) -> Tensor:
@@ -54,3 +55,20 @@ def test_matrices_of_any_shape(shape: tuple[int, int]) -> None:
         optimizer.step()
     assert weight.isfinite().all()
     assert weight.abs().mean() < 0.2
+
+
+def test_threads_change_nothing() -> None:
+    ends = []
+    for count in (1, 3):
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(5, 4), (4,), (6, 6), (1, 3), (7, 2)]
+        weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        with Threads(count) as threads:
+            optimizer = Soap(weights, lr=0.05, threads=threads)
+            for _ in range(25):
+                optimizer.zero_grad()
+                torch.stack([w.pow(4).sum() for w in weights]).sum().backward()
+                optimizer.step()
+        ends.append([w.detach() for w in weights])
+    for alone, shared in zip(*ends, strict=True):
+        assert torch.equal(alone, shared)

@@ -10,7 +10,8 @@ from torch import Tensor
 from zuko.flows import Flow
 
 from learners.flows import affine_flow, gaussian_flow
-from learners.training import TrainOptions, bounded_threads, fit_flow, held_out_loss
+from learners.threads import bounded_threads
+from learners.training import TrainOptions, fit_flow, held_out_loss
 
 
 def pairs(n: int = 600) -> tuple[Tensor, Tensor, Tensor]:
