@@ -1,4 +1,4 @@
-"""Simulations on a Ray cluster: hosts on its nodes, as many as fit, more and fewer as nodes come and go."""
+"""Simulations on a Ray cluster: which host is given what, what comes back, and what is lost with a host."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import contextlib
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simulators.errors import ConfigError, SimulatorError
 from simulators.outcome import Array
@@ -24,19 +21,15 @@ from simulators.simulator import Seeds, SimulatorSpec
 
 from .config_simulator import ResourcesConfig
 from .executor import Blame, Ended, Lost
-from .fitting import fitting_widths, needs
-from .host import Host, Order, Pulse
-from .nowhere import FailedStarts, nowhere
-from .placement import Reservation, TrainerPlace
+from .fleet import Fleet, Nodes
+from .host import Order, Pulse
+from .placement import TrainerPlace
 from .ray_calls import NoAnswerError, answered
-from .ray_cluster import actor_state, cluster_now, end_actors, living_nodes
+from .ray_cluster import cluster_now, living_nodes
 from .ray_host import RayHost
 
 logger = logging.getLogger(__name__)
 
-_SCAN_SECONDS = 2.0
-#: A host that could not be placed by then looks for another node: its resources went to somebody else.
-_PLACE_SECONDS = 30.0
 #: Hosts speak at least every five seconds.
 _SILENCE_SECONDS = 60.0
 _WARM_SECONDS = 120.0
@@ -60,14 +53,9 @@ class RayHosts:
     """
 
     def __init__(self, spec: SimulatorSpec, resources: ResourcesConfig, place: TrainerPlace | None = None) -> None:
-        self._resources, self._place = resources, place
-        self._spec = ray.put(spec)
-        self._hosts: list[RayHost] = []
+        self._fleet = Fleet(spec, resources, place)
         self._lost: list[Ended | Lost] = []  # that nobody has been told of yet
-        self._failed = FailedStarts()
-        self._has_started = False
         self._recalling = False
-        self._scanned = -math.inf
         self._begin = time.monotonic()
         self._delay = _SHORTEST_DELAY
         self._gather = 0.0
@@ -81,12 +69,12 @@ class RayHosts:
     def slots(self) -> int:
         """Slots of the hosts that are ready, else of those that are starting; in the end, what they were."""
         self._scan()
-        return self._count() if self._final_slots is None else self._final_slots
+        return self._fleet.slots if self._final_slots is None else self._final_slots
 
     @property
     def widest(self) -> int:
         """Slots of the largest host."""
-        return max((host.width for host in self._hosts), default=1)
+        return max((host.width for host in self._fleet.hosts), default=1)
 
     def room(self, seconds: float | None) -> int:
         """How many more tasks of about `seconds` keep all slots busy until the next call."""
@@ -94,7 +82,7 @@ class RayHosts:
         ahead = 0.0 if seconds is None else min(1.0, 2.0 * (self._delay + self._gather) / max(seconds, 1e-3))
         return sum(
             max(0, host.width + 1 + math.ceil(ahead * host.width) - host.load)
-            for host in self._ready()
+            for host in self._fleet.ready
             if not host.alone
         )
 
@@ -104,14 +92,14 @@ class RayHosts:
         After two minutes those that have are enough; if there is none by then, `ConfigError` says what is missing.
         """
         self._scan()
-        if all(host.starting is None for host in self._hosts) and self._hosts:
+        if self._fleet.hosts and len(self._fleet.ready) == len(self._fleet.hosts):
             return True
         self._poll(timeout)
         if time.monotonic() - self._begin < _WARM_SECONDS:
             return False
-        if not self._hosts:
-            raise ConfigError(self._nowhere())
-        return bool(self._ready())
+        if not self._fleet.hosts:
+            raise ConfigError(self._fleet.nowhere())
+        return bool(self._fleet.ready)
 
     def start(self, task: int, theta: Array, seeds: Seeds, share: int, alone: bool) -> None:
         """Hands a task to the host that has most to spare, of those that are wide enough."""
@@ -129,12 +117,12 @@ class RayHosts:
     def make_room(self) -> None:
         """Sees to it that the trainer, which is about to start, gets its place, if need be by ending a host there."""
         with contextlib.suppress(NoAnswerError):
-            self._settle(*answered(cluster_now), wanted=True)
+            self._settle(answered(cluster_now), wanted=True)
 
     def recall(self) -> None:
         """Takes back what has not started; it is reported as lost, and no host is started any more."""
         self._recalling = True
-        for host in self._hosts:
+        for host in self._fleet.hosts:
             host.recalls = True
             unheard, host.outbox = host.outbox, []
             self._lost += [self._taken_back(host, order.number) for order in unheard]
@@ -145,31 +133,19 @@ class RayHosts:
 
     def stop(self) -> None:
         """Ends all hosts, with all that they run; none starts any more."""
-        self._final_slots = self._count() if self._final_slots is None else self._final_slots
-        end_actors([host.actor for host in self._hosts])
-        self._hosts.clear()
+        self._final_slots = self._fleet.slots if self._final_slots is None else self._final_slots
+        self._fleet.disband()
         self._lost.clear()
-
-    def _count(self) -> int:
-        ready = sum(host.width for host in self._ready())
-        return max(1, ready or sum(host.width for host in self._hosts))
-
-    @property
-    def _reserved(self) -> Reservation | None:
-        return None if self._place is None else self._place.reservation
-
-    def _ready(self) -> list[RayHost]:
-        return [host for host in self._hosts if host.starting is None]
 
     def _poll(self, timeout: float) -> list[Ended | Lost]:
         found, self._lost = self._lost, []
         if found:
             return found
         self._balance()
-        for host in self._hosts:
+        for host in self._fleet.hosts:
             host.speak()
-        waiting = {host.starting or host.pulse: host for host in self._hosts}
-        waiting |= {host.withdrawing: host for host in self._hosts if host.withdrawing is not None}
+        waiting = {host.starting or host.pulse: host for host in self._fleet.hosts}
+        waiting |= {host.withdrawing: host for host in self._fleet.hosts if host.withdrawing is not None}
         if not waiting:
             time.sleep(timeout)
             return []
@@ -177,15 +153,15 @@ class RayHosts:
         begin, longest = time.monotonic(), timeout
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout)
         if done and done[0] is waiting[done[0]].pulse:
-            if all(host.load >= host.width for host in self._ready()):
+            if all(host.load >= host.width for host in self._fleet.ready):
                 time.sleep(self._gather)
                 longest += self._gather
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         self._listened += min(time.monotonic() - begin, longest)
         for ref in done:
-            if waiting[ref] in self._hosts:
+            if waiting[ref] in self._fleet.hosts:
                 found += self._hear(waiting[ref], ref)
-        for host in [host for host in self._ready() if self._listened - host.heard > _SILENCE_SECONDS]:
+        for host in [host for host in self._fleet.ready if self._listened - host.heard > _SILENCE_SECONDS]:
             found += self._give_up(host, f"its worker {host.worker} did not answer for {_SILENCE_SECONDS:g} s")
         return found
 
@@ -206,9 +182,7 @@ class RayHosts:
             self._hand_on(host, answer)
             return []
         if host.starting is not None:
-            host.starting, host.worker = None, answer
-            self._failed.forget(host.node)
-            self._has_started = True
+            self._fleet.has_started(host, answer)
             return []
         assert isinstance(answer, Pulse)
         ended: list[Ended | Lost] = []
@@ -229,9 +203,7 @@ class RayHosts:
     def _cannot_start(self, host: RayHost, error: SimulatorError) -> list[Ended | Lost]:
         """Sets a host aside where the simulator cannot be imported; raises if it can be nowhere, as far as is known."""
         lost = self._give_up(host, str(error))
-        # Where it has started once, or may yet, the node is to blame: it lacks a library, say.
-        hopeful = any(other.node not in self._failed for other in self._hosts if other.starting is not None)
-        if self._has_started or hopeful:
+        if not self._fleet.is_hopeless:
             return lost
         names = [node["NodeManagerHostname"] for node in answered(living_nodes) if node["NodeID"] == host.node]
         where = f"on {names[0]}" if names else "on a node that is gone"
@@ -243,12 +215,12 @@ class RayHosts:
     def _balance(self) -> None:
         """Takes back what waits at one host while slots of another are idle."""
         if self._recalling:
-            for host in self._ready():
+            for host in self._fleet.ready:
                 if host.recalls and host.withdrawing is None:
                     host.recalls = False
                     host.withdrawing = host.actor.withdraw.remote(len(host.tasks))
             return
-        hosts = [host for host in self._ready() if not host.alone]
+        hosts = [host for host in self._fleet.ready if not host.alone]
         idle = sum(host.width - host.load for host in hosts if host.load < host.width)
         widest = max((host.width for host in hosts if host.load < host.width), default=0)
         for host in hosts:
@@ -272,7 +244,7 @@ class RayHosts:
             self._hand(host.remove(task), alone)
 
     def _hand(self, order: Order, alone: bool) -> None:
-        hosts = self._ready()
+        hosts = self._fleet.ready
         assert hosts, "room() said that there is room"
         # A host never starts what is wider than itself.
         share = min(order.share, max(host.width for host in hosts))
@@ -287,16 +259,7 @@ class RayHosts:
 
     def _give_up(self, host: RayHost, reason: str, sound: bool = False) -> list[Ended | Lost]:
         """Ends a host that is gone or out of order, or `sound` but in the way; what it had is lost."""
-        end_actors([host.actor])
-        self._hosts.remove(host)
-        self._scanned = -math.inf
-        nodes: dict[str, dict[str, Any]] = {}
-        # Where Ray does not answer, more is gone than a host: nobody is to blame.
-        with contextlib.suppress(NoAnswerError):
-            nodes = {node["NodeID"]: node for node in answered(living_nodes)}
-        node_is_gone = host.node not in nodes
-        if host.starting is not None and not node_is_gone and not sound:
-            self._failed.add(host.node, nodes[host.node]["NodeManagerHostname"], reason, time.monotonic())
+        node_is_gone = self._fleet.end(host, reason, sound)
         why = f"the node {host.node[:12]} of its worker is gone" if node_is_gone else f"its worker was lost: {reason}"
         if host.tasks:
             logger.info("%d tasks start again elsewhere: %s", len(host.tasks), why)
@@ -312,69 +275,17 @@ class RayHosts:
         return lost
 
     def _scan(self) -> None:
-        """Starts hosts where there is room for them, now and then."""
-        now = time.monotonic()
-        if self._recalling or self._final_slots is not None or now - self._scanned < _SCAN_SECONDS:
+        """Looks now and then whether hosts must go, and where there is room for others."""
+        if self._recalling or self._final_slots is not None:
             return
-        try:
-            for host in [h for h in self._hosts if h.starting is not None and now - h.since > _PLACE_SECONDS]:
-                if answered(lambda host=host: actor_state(host.actor)).get("State") != "ALIVE":  # type: ignore[misc]
-                    end_actors([host.actor])
-                    self._hosts.remove(host)
-            nodes, available = answered(cluster_now)
-        except NoAnswerError:
-            self._scanned = time.monotonic()
-            return
-        self._scanned = now
-        self._settle(nodes, available)
-        for node in nodes:
-            if self._failed.pausing(node["NodeID"], now):
-                continue
-            name = node["NodeID"]
-            there = [host for host in self._hosts if host.node == name]
-            ours, starting = sum(h.width for h in there), sum(h.width for h in there if h.starting is not None)
-            for width in fitting_widths(self._resources, node, available.get(name, {}), self._reserved, ours, starting):
-                self._hosts.append(self._launch(name, width))
+        found = self._fleet.look()
+        if found is not None:
+            self._settle(found)
+            self._fleet.grow(found, self._listened)
 
-    def _settle(
-        self, nodes: Sequence[Mapping[str, Any]], available: Mapping[str, Mapping[str, float]], wanted: bool = False
-    ) -> None:
-        """Looks after the trainer's place; hosts that are in the way end once it is wanted."""
-        if self._place is None:
-            return
-        widths = Counter[str]()
-        for host in self._hosts:
-            widths[host.node] += host.width
-        need = needs(self._resources)
-        held = {node: {name: width * amount for name, amount in need.items()} for node, width in widths.items()}
-        self._place.look(nodes, available, held)
-        reserved = self._place.reservation
-        if reserved is None or not (wanted or self._place.waits):
-            return
-        [total] = [node["Resources"] for node in nodes if node["NodeID"] == reserved.node] or [{}]
-        narrowest_first = sorted(self._hosts, key=lambda host: host.width)
-        for host in [host for host in narrowest_first if host.node == reserved.node]:
-            left = {name: total.get(name, 0.0) - widths[reserved.node] * need.get(name, 0.0) for name in need}
-            if all(left[name] >= amount - 1e-9 for name, amount in reserved.resources.items() if name in need):
-                break
-            widths[reserved.node] -= host.width
+    def _settle(self, found: Nodes, wanted: bool = False) -> None:
+        for host in self._fleet.in_the_way(found, wanted):
             self._lost += self._give_up(host, "it made room for the trainer", sound=True)
-
-    def _launch(self, node: str, width: int) -> RayHost:
-        resources = self._resources
-        actor = Host.options(  # type: ignore[attr-defined]
-            num_cpus=resources.cpus * width,
-            num_gpus=resources.gpus * width,
-            memory=None if resources.memory is None else resources.memory * width,
-            resources={name: amount * width for name, amount in resources.custom.items()} or None,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(self._spec, width, resources.memory, resources.cpus, resources.gpus)
-        return RayHost(actor, node, width, time.monotonic(), actor.ready.remote(), heard=self._listened)
-
-    def _nowhere(self) -> str:
-        return str(self._failed) or nowhere(
-            needs(self._resources), self._resources.labels, answered(living_nodes), self._reserved
-        )
 
 
 def _describe(error: BaseException) -> str:

@@ -187,7 +187,7 @@ def test_a_worker_that_falls_silent_is_given_up(
     monkeypatch.setattr("orchestrator.ray_hosts._SILENCE_SECONDS", 8.0)
     pool, folder = at_work(pools, simulator, tmp_path)
     os.kill(int(next(folder.iterdir()).name), signal.SIGSTOP)
-    wait_until(lambda: not len(pool.poll(0.05)) and len(pool.executor._hosts) < 2)  # type: ignore[attr-defined]
+    wait_until(lambda: not len(pool.poll(0.05)) and len(pool.executor._fleet.hosts) < 2)  # type: ignore[attr-defined]
     (folder / "go").touch()
     done = drain(pool)
     assert sorted(done) == [0, 1, 2]
@@ -318,7 +318,7 @@ def test_slots_follow_the_cluster_the_needs_and_the_labels(pools: list[Simulatio
 def test_what_is_reserved_stays_free_however_late_it_is_taken(
     pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.fleet._SCAN_SECONDS", 0.0)
     wait_until(lambda: ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
     head = next(node for node in ray.nodes() if "zone" not in node["Labels"])
     executor = RayHosts(
@@ -336,14 +336,14 @@ def test_what_is_reserved_stays_free_however_late_it_is_taken(
 def test_nothing_starts_after_the_end(
     pools: list[SimulationPool], simulator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.fleet._SCAN_SECONDS", 0.0)
     pool = make_pool(pools, simulator + "simulate")
     wait_until(lambda: pool.executor.warm_up(0.1))
     found = pool.slots
     pool.cancel()
     wait_until(lambda: ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
     assert pool.slots == found  # metrics are written down after the last simulation
-    assert not pool.executor._hosts  # type: ignore[attr-defined]
+    assert not pool.executor._fleet.hosts  # type: ignore[attr-defined]
 
 
 def test_what_no_worker_has_yet_can_be_withdrawn(pools: list[SimulationPool], simulator: str, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def ends(executor: RayHosts, number: int) -> dict[int, Ended | Lost]:
 
 
 def host_of_width(executor: RayHosts, width: int) -> Any:
-    [host] = [host for host in executor._hosts if host.width == width]
+    [host] = [host for host in executor._fleet.hosts if host.width == width]
     return host
 
 
@@ -168,7 +168,7 @@ def test_a_cluster_that_does_not_answer_holds_up_nobody(
 
     with monkeypatch.context() as patched:
         patched.setattr("orchestrator.ray_calls._ANSWER_SECONDS", 0.1)
-        patched.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+        patched.setattr("orchestrator.fleet._SCAN_SECONDS", 0.0)
         patched.setattr(ray, "nodes", hang)
         assert executor.wait(0.05) == []
         assert ray_calls._under_way.locked()
@@ -272,7 +272,7 @@ def test_a_node_without_what_the_simulator_needs_is_set_aside(
         start(executor, task)
     poor = nodes.add_node(num_cpus=2, env_vars={"TEST_LACKS": "1"})
     with caplog.at_level(logging.WARNING):
-        wait_until(lambda: not executor.wait(0.05) and poor.node_id in executor._failed)
+        wait_until(lambda: not executor.wait(0.05) and poor.node_id in executor._fleet._failed)
     assert "libmesh.so: cannot open it" in caplog.text
     (tmp_path / "go").touch()
     assert all(isinstance(end, Ended) for end in ends(executor, 6).values())
@@ -323,7 +323,7 @@ def test_the_trainers_place_moves_when_its_node_is_replaced(
     # Ray takes a while to notice.
     wait_until(lambda: not executor.wait(0.05) and not any(n["Alive"] and n["NodeID"] == gone for n in ray.nodes()))
     node = nodes.add_node(num_cpus=8, labels={"width": "spare"})
-    wait_until(lambda: not executor.wait(0.05) and bool(executor._ready()))
+    wait_until(lambda: not executor.wait(0.05) and bool(executor._fleet.ready))
     assert place.reservation.node == node.node_id
     assert executor.slots == 3
     trainer = start_trainer(place)
@@ -345,7 +345,7 @@ def test_a_host_ends_where_the_trainer_would_have_no_place(
     wide = host_of_width(executor, 4)
     wait_until(lambda: not executor.wait(0.05) and place.reservation.node == wide.node)
     # Until the trainer is to start, simulations go on in its place.
-    assert wide in executor._hosts
+    assert wide in executor._fleet.hosts
     for task in range(6):
         start(executor, task)
     executor.wait(0.05)
@@ -392,7 +392,7 @@ def test_a_node_where_hosts_cannot_start_is_named_once_and_left_alone(
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['orchestrator'] = None\n")
     environment = {"PYTHONPATH": str(tmp_path)}
     broken = nodes.add_node(num_cpus=2, labels={"width": "none"}, env_vars=environment)
-    monkeypatch.setattr("orchestrator.ray_hosts._SCAN_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.fleet._SCAN_SECONDS", 0.0)
     monkeypatch.setattr("orchestrator.nowhere._SHORTEST_PAUSE", 1e-3)
     monkeypatch.setattr("orchestrator.nowhere._LONGEST_PAUSE", 1e-3)
     executor = make(executors, simulator + "patient", labels={"width": "none"})
@@ -400,7 +400,7 @@ def test_a_node_where_hosts_cannot_start_is_named_once_and_left_alone(
 
     def tried_thrice() -> bool:
         assert not executor.warm_up(0.1)
-        tried.update(host.actor._actor_id for host in executor._hosts)
+        tried.update(host.actor._actor_id for host in executor._fleet.hosts)
         return len(tried) >= 3
 
     with caplog.at_level(logging.WARNING):
@@ -411,11 +411,11 @@ def test_a_node_where_hosts_cannot_start_is_named_once_and_left_alone(
 
     monkeypatch.setattr("orchestrator.nowhere._SHORTEST_PAUSE", 3600.0)
     executor = make(executors, simulator + "patient", labels={"width": "none"})
-    wait_until(lambda: not executor.warm_up(0.1) and bool(str(executor._failed)))
+    wait_until(lambda: not executor.warm_up(0.1) and bool(str(executor._fleet._failed)))
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     for _ in range(5):
         executor.wait(0.05)
-        assert not executor._hosts
+        assert not executor._fleet.hosts
     monkeypatch.setattr("orchestrator.ray_hosts._WARM_SECONDS", 0.0)
     with pytest.raises(ConfigError, match=r"could be started: on .* died: ModuleNotFoundError: .*same Python"):
         executor.warm_up(0.0)
