@@ -95,3 +95,24 @@ def test_fit_is_the_same_for_the_same_seed_and_continues() -> None:
     again = process.fit(u, z, held_out, torch.Generator().manual_seed(0))
     assert torch.allclose(left, again, atol=0.02)
     assert left[held_out].square().mean().sqrt() < 0.12  # of noise 0.1
+
+
+def test_the_mean_does_not_depend_on_what_is_asked_beside_it() -> None:
+    u, z = _data(900)
+    process = ProcessMean(2, 2)
+    process.fit(u, z, torch.zeros(900, dtype=torch.bool), torch.Generator().manual_seed(0))
+    asked = 2 * torch.randn(2500, 2, generator=torch.Generator().manual_seed(5))  # more than are computed at once
+    together = process(asked)
+    alone = torch.cat([process(row[None]) for row in asked[::250]])
+    # In single precision, with large coefficients of both signs.
+    torch.testing.assert_close(together[::250], alone, atol=5e-3, rtol=0)
+    assert process(torch.zeros(0, 2)).shape == (0, 2)
+
+
+def test_far_from_all_simulations_only_the_straight_line_is_left() -> None:
+    u, z = _data(200)
+    process = ProcessMean(2, 2)
+    process.fit(u, z, torch.zeros(200, dtype=torch.bool), torch.Generator().manual_seed(0))
+    far = torch.tensor([[1e4, -1e4], [1e6, 1e6]])
+    line = torch.cat([torch.ones(2, 1), far], dim=-1) @ process.linear
+    torch.testing.assert_close(process(far), line)
