@@ -8,17 +8,15 @@ from __future__ import annotations
 __all__ = ["comparison", "make_report"]
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 import yaml
 
-from learners.asking import p_text
 from learners.posterior import TemperedPosterior
 from learners.threads import bounded_threads
 from simulators.errors import RefinementError, SavedModelError
@@ -38,13 +36,13 @@ from .report import (
     CalibrationResult,
     Comparison,
     Failure,
-    MlflowRun,
     ReportData,
     ReportFigure,
     Width,
     summarize,
     write_report,
 )
+from .report_words import limits, question, tracked, usage, warnings
 from .run_directory import RunDirectory
 from .spending import cost_by_kind
 from .spending_report import COLUMNS, busy_times, read_history, simulated, spending_figures
@@ -55,8 +53,6 @@ _DRAWS = 4000
 _SHOWN_FAILURES = 10
 #: A posterior agrees with a known one if its mean is within one standard deviation and its own is within a factor.
 _STD_FACTOR = 1.6
-#: Efficiency below which the network's own draws should not be used.
-_INEFFICIENT = 0.1
 
 
 def comparison(run: RunDirectory, posterior: TemperedPosterior) -> tuple[list[Comparison], list[Width]]:
@@ -129,22 +125,22 @@ def _spent(run: RunDirectory, records: dict[str, Any]) -> ReportData:
     times = busy_times(timed)
     return ReportData(
         name=config["name"],
-        question=_question(config, recorded_observation(records)),
+        question=question(config, recorded_observation(records)),
         parameters=names,
         config_yaml=yaml.safe_dump(config, sort_keys=False),
-        budget=_budget(config["budget"]),
+        budget=limits(config["budget"]),
         counts=_counts(table),
         simulator_seconds=float(pc.sum(timed["seconds"]).as_py() or 0.0),
         wall_seconds=float(ended - begun),
         versions=versions(),
         seed=config["seed"],
-        usage=_usage(run.path, None, records),
+        usage=usage(run.path, None, records),
         trained=False,
         failures=_failures(table),
         costs=cost_by_kind(table),
         timeline=times,
         figures=spending_figures(table, names, history, times),
-        mlflow=_mlflow(records),
+        mlflow=tracked(records),
     )
 
 
@@ -177,7 +173,7 @@ def _answered(
     return dataclasses.replace(
         data,
         trained=True,
-        usage=_usage(run.path, posterior, run.records(), _example_beta(recommendation)),
+        usage=usage(run.path, posterior, run.records(), _example_beta(recommendation)),
         posterior={b: summarize(draws[b], names) for b in draws},
         efficiency=efficiency,
         recommendation=recommendation,
@@ -189,7 +185,7 @@ def _answered(
         widths=widths,
         beta_low=posterior.beta_range[0],
         calibration=[_calibration(result) for result in checks],
-        warnings=_warnings(posterior, checks, efficiency),
+        warnings=warnings(posterior, checks, efficiency),
         figures=[*figures, *data.figures],
     )
 
@@ -252,32 +248,6 @@ def _few(betas: list[float]) -> list[float]:
     return sorted({betas[0], middle, betas[-1]})
 
 
-def _question(config: dict[str, Any], observation: Observation | None) -> str:
-    low, high = config["temperature"]["low"], config["temperature"]["high"]
-    family = f"p(theta) p(x | theta)^beta for every beta from {low:g} to {high:g}"
-    section = config["simulator"]
-    program = " ".join(section.get("command") or [])  # Not in campaigns from before there were programs.
-    simulator = section["function"] or section["task"] or program or "a Python callable"
-    if observation is None:
-        return f"An amortized campaign: {family}, for any x that the simulator ({simulator}) can produce."
-    series = f" ({', '.join(observation.series)})" if observation.series else ""
-    return (
-        f"A targeted campaign: {family}, given {len(observation.x)} observed numbers{series} and the simulator "
-        f"({simulator}). The network answers other x as well, but is at its best near the observation."
-    )
-
-
-def _budget(budget: dict[str, Any]) -> str:
-    limits = []
-    if budget["simulations"] is not None:
-        limits.append(f"{budget['simulations']:,} simulations")
-    if budget["hours"] is not None:
-        limits.append(f"{budget['hours']:g} hours of simulating")
-    if budget.get("simulator_hours") is not None:
-        limits.append(f"{budget['simulator_hours']:g} hours of simulators' time")
-    return " or ".join(limits)
-
-
 def _calibration(result: CheckResult) -> CalibrationResult:
     return CalibrationResult(result.population, np.array(result.ranks), result.p_values, result.passed, result.verdict)
 
@@ -288,69 +258,3 @@ def _efficiency(posterior: TemperedPosterior, betas: Sequence[float]) -> dict[fl
         return {b: posterior.efficiency(beta=b) for b in betas}
     except (RefinementError, SavedModelError):
         return {}  # of an earlier version
-
-
-def _warnings(posterior: TemperedPosterior, checks: list[CheckResult], efficiency: Mapping[float, float]) -> list[str]:
-    found = []
-    low = [f"{b:g}" for b, share in efficiency.items() if share < _INEFFICIENT]
-    if low:
-        found.append(
-            f"The network is far from what it was distilled from at beta = {', '.join(low)} (efficiency below "
-            f"{_INEFFICIENT:g}): sample with refine=True there."
-        )
-    if posterior.default_x is not None:
-        z = posterior.features(torch.atleast_2d(posterior.default_x))
-        p_value = float(posterior.familiarity.p_value(z)[0])
-        if p_value < 0.01:
-            found.append(
-                f"The observation is unlike the simulated data ({p_text(p_value)}): the simulator may be unable to "
-                "produce it. Prefer a low beta."
-            )
-    if posterior.metadata.get("source") == "cost":
-        found.append("What beta multiplies is a cost, not a log-likelihood: simulations cannot check this posterior.")
-    elif not checks:
-        found.append("The posterior was not checked: too few simulations were kept for calibration.")
-    return found
-
-
-def _mlflow(records: dict[str, Any]) -> MlflowRun | None:
-    tracked = records.get("mlflow")
-    if tracked is None or not records["config"]["tracking"]["enabled"]:
-        return None
-    model = records["config"]["tracking"]["model"] or records["config"]["name"]
-    return MlflowRun(tracked["uri"], tracked["run_id"], model)
-
-
-def _usage(path: Path, posterior: TemperedPosterior | None, records: dict[str, Any], beta: float = 1.0) -> str:
-    """What to copy and paste; `beta` is the temperature of the examples."""
-    if posterior is None:
-        return f"temperflow status {path}\ntemperflow report {path}   # this page, anew"
-    x = "" if posterior.default_x is not None else "x=x_o, "
-    low, high = posterior.beta_range
-    beta = min(max(beta, low), high)
-    lines = [
-        "from learners import TemperedPosterior",
-        "",
-        f'posterior = TemperedPosterior.load("{path}")',
-        f"theta = posterior.sample((1000,), {x}beta={beta:.3g})  # (1000, {posterior.dim_theta})",
-        f"log_q = posterior.log_prob(theta, {x}beta={beta:.3g})",
-        f"theta = posterior.sample((1000,), {x}beta={beta:.3g}, refine=True)  # slower, without the network's error",
-    ]
-    tracked = _mlflow(records)
-    if tracked is not None:
-        lines += [
-            "",
-            "# or the best of its name in the model registry",
-            f'posterior = TemperedPosterior.load("models:/{tracked.model_name}@champion")',
-            "# or with MLflow alone",
-            "import mlflow",
-            f'model = mlflow.pyfunc.load_model("models:/{tracked.model_name}@champion")',
-            f'draws = model.predict(x_as_data_frame, params={{"beta": {beta:.3g}, "num_samples": 1000}})',
-        ]
-    commands = [
-        "",
-        "# or from the command line",
-        f"# temperflow sample {path} --beta {beta:.3g} -n 1000 --out draws.csv",
-        f"# temperflow explore {path}",
-    ]
-    return "\n".join(lines + commands)

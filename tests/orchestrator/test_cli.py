@@ -102,7 +102,7 @@ def test_the_report_warns_of_a_network_that_is_far_from_its_source(
     hudson: Path, tmp_path: Path, temperflow: Temperflow, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool
 ) -> None:
     copy = Path(shutil.copytree(hudson, tmp_path / "copy"))
-    monkeypatch.setattr("orchestrator.reporting._INEFFICIENT", limit)
+    monkeypatch.setattr("orchestrator.report_words._INEFFICIENT", limit)
     assert temperflow("report", copy)[0] == 0
     assert ("sample with refine=True there" in (copy / "report.html").read_text()) == told
 
