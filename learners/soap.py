@@ -59,11 +59,11 @@ class Soap(torch.optim.Optimizer):
         """One step; the first only looks at the gradients of matrices."""
         for group in self.param_groups:
             largest_first = sorted(group["params"], key=torch.numel, reverse=True)
-            shares = [largest_first[k :: self.threads.count] for k in range(self.threads.count)]
-            if self.threads.count == 1:
+            count = self.threads.shares
+            if count == 1:
                 self._steps(group, largest_first)
             else:
-                self.threads.map(partial(self._steps, group), shares)
+                self.threads.map(partial(self._steps, group), [largest_first[k::count] for k in range(count)])
 
     @torch.no_grad()  # which a thread does not take over from who waits for it
     def _steps(self, group: dict[str, Any], parameters: Sequence[Parameter]) -> None:

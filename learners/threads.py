@@ -19,6 +19,9 @@ import torch
 
 T = TypeVar("T")
 
+#: Parts of one training step at most: each has Python's share of the work, which is done by one thread at a time.
+_MOST_SHARES = 4
+
 
 @contextlib.contextmanager
 def bounded_threads(threads: int | None) -> Iterator[None]:
@@ -46,6 +49,11 @@ class Threads:
         self.count = max(1, count)
         self._pool: ThreadPoolExecutor | None = None
         self._before = 1
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts a training step is worth splitting."""
+        return min(self.count, _MOST_SHARES)
 
     def __enter__(self) -> Self:
         self._before = torch.get_num_threads()

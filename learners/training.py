@@ -104,11 +104,11 @@ class Descent:
 
         def gradients(count: int) -> None:
             self.optimizer.zero_grad(set_to_none=True)
-            if self.threads.count == 1:
+            if self.threads.shares == 1:
                 for term in terms(count):
                     term().backward()
             else:
-                shares = self.threads.map(self._gradient, terms(max(count, min(most, self.threads.count))))
+                shares = self.threads.map(self._gradient, terms(max(count, min(most, self.threads.shares))))
                 # In their order: a sum must not depend on who was first.
                 for parameter, *parts in zip(self._live, *shares, strict=True):
                     parameter.grad = sum(parts[1:], parts[0])

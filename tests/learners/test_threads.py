@@ -59,6 +59,8 @@ def test_a_step_in_terms_is_that_of_their_sum(most: int) -> None:
             Descent(both, torch.optim.SGD(both.parameters(), lr=0.01), 1, threads).step(terms, most)
         return torch.cat([p.detach().flatten() for p in both.parameters()]), asked
 
-    alone, shared = stepped(1), stepped(3)
+    alone, shared, crowd = stepped(1), stepped(3), stepped(64)
     torch.testing.assert_close(alone[0], shared[0])
-    assert (alone[1], shared[1]) == ([1], [min(3, most)])
+    torch.testing.assert_close(alone[0], crowd[0])
+    # Of many threads a step has no use: the parts would be too small.
+    assert (alone[1], shared[1], crowd[1]) == ([1], [min(3, most)], [min(4, most)])
