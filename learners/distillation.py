@@ -267,11 +267,12 @@ class _Lesson:
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
             noise = torch.randn(len(context), u.shape[-1], device=u.device)
 
-        @torch.no_grad()
+        @torch.no_grad()  # which a thread does not take over from who waits for it
         def draw(c: Tensor, noise: Tensor) -> Tensor:
-            return self._drawing.map(lambda c, noise: teacher(c).transform.inv(noise), c, noise)
+            return teacher(c).transform.inv(noise)
 
-        drawn = torch.cat(self.threads.map(draw, context.split(_PIECE), noise.split(_PIECE)))
+        draw_in_parts = partial(self._drawing.map, draw)
+        drawn = torch.cat(self.threads.map(draw_in_parts, context.split(_PIECE), noise.split(_PIECE)))
         points = torch.cat([anchor[:, None], drawn.unflatten(0, (n, copies))], dim=1)
         # A draw that overflowed says nothing; its group goes on with one point fewer.
         points = points.where(points.isfinite().all(dim=-1, keepdim=True), anchor[:, None])

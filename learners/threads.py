@@ -65,7 +65,7 @@ class Threads:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-            # What a thread says of itself is said of products in all of them.
+            # Products of matrices (MKL) take for all threads what any of them set last.
             torch.set_num_threads(self._before)
 
     def map(self, function: Callable[..., T], *items: Iterable[Any]) -> list[T]:

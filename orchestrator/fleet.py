@@ -126,7 +126,7 @@ class Fleet:
             for width in fitting_widths(self._resources, node, available.get(name, {}), self._reserved, ours, starting):
                 self.hosts.append(self._launch(name, width, heard))
 
-    def has_started(self, host: RayHost, worker: str) -> None:
+    def welcome(self, host: RayHost, worker: str) -> None:
         """A host is ready; it calls itself `worker`."""
         host.starting, host.worker = None, worker
         self._failed.forget(host.node)

@@ -182,7 +182,7 @@ class RayHosts:
             self._hand_on(host, answer)
             return []
         if host.starting is not None:
-            self._fleet.has_started(host, answer)
+            self._fleet.welcome(host, answer)
             return []
         assert isinstance(answer, Pulse)
         ended: list[Ended | Lost] = []

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from learners.committee import CommitteeMean
 from learners.member import KINDS, Member
-from learners.process import ProcessMean
 from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions, _stack
 from learners.training import TrainOptions
@@ -71,30 +70,6 @@ def test_the_linear_kind_is_least_squares() -> None:
     covariance = torch.tensor([[0.34, 0.12], [0.12, 0.16]])
     entropy = 0.5 * math.log((2 * math.pi * math.e) ** 2 * float(torch.linalg.det(covariance)))
     assert loss == pytest.approx(entropy, abs=0.06)
-
-
-def test_a_process_finds_a_curve_and_knows_what_it_leaves() -> None:
-    u, z = curve(300, 1)
-    process = ProcessMean(2, 2)
-    left = process.fit(u, z, torch.zeros(300, dtype=torch.bool), torch.Generator().manual_seed(0))
-    fresh_u, fresh_z = curve(1000, 5)
-    error = (fresh_z - process(fresh_u)).abs().quantile(0.68)
-    assert float(error) == pytest.approx(0.1, rel=0.3)
-    # Left-out residuals tell the error at new points; those of the fit itself would be too small.
-    assert float(left.abs().quantile(0.68)) == pytest.approx(float(error), rel=0.15)
-    assert float((z - process(u)).abs().quantile(0.68)) < 0.9 * float(error)
-
-
-@pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
-def test_a_process_of_any_size(n: int, d: int, k: int) -> None:
-    u = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-    z = u[:, :1].expand(n, k).clone()
-    z[:, -1] = 3.0  # a constant
-    process = ProcessMean(d, k)
-    nothing = torch.zeros(n, dtype=torch.bool)
-    assert process.fit(u, z, nothing, torch.Generator().manual_seed(0)).isfinite().all()
-    torch.testing.assert_close(process(u), z, rtol=0, atol=0.05)
-    assert process(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
 
 
 LONG = TrainOptions(max_epochs=200, patience=200)

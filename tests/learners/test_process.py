@@ -10,11 +10,12 @@ from learners.process import ProcessMean, evidence_loss
 from learners.rows import evenly
 
 
-def _data(n: int, d: int = 2, noise: float = 0.1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    u = torch.randn(n, d, generator=generator)
-    smooth = torch.stack([torch.sin(2 * u[:, 0]), torch.cos(u[:, 0]) * u[:, -1]], dim=-1)
-    return u, smooth + noise * torch.randn(n, 2, generator=generator)
+def _data(n: int, seed: int = 3) -> tuple[Tensor, Tensor]:
+    """`z = (sin 2 u_1, u_1 + u_2)` and noise of 0.1, at normal `u` `(n, 2)`."""
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(n, 2, generator=generator)
+    smooth = torch.stack([torch.sin(2 * u[:, 0]), u.sum(dim=1)], dim=-1)
+    return u, smooth + 0.1 * torch.randn(n, 2, generator=generator)
 
 
 def test_evidence_is_that_of_a_normal_distribution_with_the_best_scales() -> None:
@@ -116,3 +117,27 @@ def test_far_from_all_simulations_only_the_straight_line_is_left() -> None:
     far = torch.tensor([[1e4, -1e4], [1e6, 1e6]])
     line = torch.cat([torch.ones(2, 1), far], dim=-1) @ process.linear
     torch.testing.assert_close(process(far), line)
+
+
+def test_a_process_finds_a_curve_and_knows_what_it_leaves() -> None:
+    u, z = _data(300, seed=1)
+    process = ProcessMean(2, 2)
+    left = process.fit(u, z, torch.zeros(300, dtype=torch.bool), torch.Generator().manual_seed(0))
+    fresh_u, fresh_z = _data(1000, seed=5)
+    error = (fresh_z - process(fresh_u)).abs().quantile(0.68)
+    assert float(error) == pytest.approx(0.1, rel=0.3)
+    # Left-out residuals tell the error at new points; those of the fit itself would be too small.
+    assert float(left.abs().quantile(0.68)) == pytest.approx(float(error), rel=0.15)
+    assert float((z - process(u)).abs().quantile(0.68)) < 0.9 * float(error)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
+def test_a_process_of_any_size(n: int, d: int, k: int) -> None:
+    u = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    z = u[:, :1].expand(n, k).clone()
+    z[:, -1] = 3.0  # a constant
+    process = ProcessMean(d, k)
+    nothing = torch.zeros(n, dtype=torch.bool)
+    assert process.fit(u, z, nothing, torch.Generator().manual_seed(0)).isfinite().all()
+    torch.testing.assert_close(process(u), z, rtol=0, atol=0.05)
+    assert process(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
