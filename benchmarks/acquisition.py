@@ -30,7 +30,7 @@ from benchmarks.c2st import c2st
 from benchmarks.cells import Cells
 from benchmarks.exact import exact_draws, observed
 from benchmarks.falcon_arm import falcon
-from benchmarks.problem import DRAWS, problem, simulations
+from benchmarks.problem import DRAWS, EXAMPLES, problem, simulations
 from benchmarks.sbi_arms import npe, tsnpe
 from benchmarks.tables import replace_marked
 from learners import TemperedPosterior
@@ -42,25 +42,26 @@ OUT = Path("benchmarks/acquisition.parquet")
 AMORTIZED = Path("benchmarks/accuracy.parquet")
 
 
-def campaign(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> TemperedPosterior:
+def trained(task: str, x_o: Tensor, budget: int, method: str, seed: int) -> TemperedPosterior:
     """One of our own arms; all of the budget is for learning."""
     from orchestrator import Campaign
 
+    settings = {
+        "acquisition": {"method": method},
+        "calibration": {"share": 0.0},
+        "tracking": {"enabled": False},
+        "seed": seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        return (
-            Campaign(
-                task,
-                observation=x_o.numpy(),
-                budget=budget,
-                directory=Path(folder) / "run",
-                acquisition={"method": method},
-                calibration={"share": 0.0},
-                tracking={"enabled": False},
-                seed=seed,
-            )
-            .run(progress=False)
-            .posterior
-        )
+        directory = Path(folder) / "run"
+        if task == "hudson_bay":
+            # As a user runs it: data and model are what the example says.
+            overrides = [f"{key}={value}" for key, value in settings.items()]
+            file = EXAMPLES / "hudson_bay.yaml"
+            campaign = Campaign.from_file(file, [f"budget.simulations={budget}", *overrides], directory)
+        else:
+            campaign = Campaign(task, observation=x_o.numpy(), budget=budget, directory=directory, **settings)
+        return campaign.run(progress=False).posterior
 
 
 def one_round(task: str, x_o: Tensor, budget: int, seed: int) -> Draw:
@@ -115,7 +116,7 @@ def _measured(task: str, number: int, arm: str, budget: int, seed: int, betas: l
     peer = PEERS.get(arm)
     refined: Callable[[float], Tensor] | None = None
     if peer is None:
-        posterior = campaign(task, x_o, budget, arm, seed)
+        posterior = trained(task, x_o, budget, arm, seed)
         draw: Draw = partial(_drawn, posterior, seed, False)
         refined = partial(_drawn, posterior, seed, True)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["exact_draws", "observed"]
+__all__ = ["FOLDER", "exact_draws", "observed"]
 
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-_FOLDER = Path(__file__).with_name("references")
+FOLDER = Path(__file__).with_name("references")
 
 
 def observed(task: str, number: int) -> Tensor:
@@ -30,4 +30,4 @@ def exact_draws(task: str, number: int, beta: float) -> Tensor:
 
 @lru_cache
 def _table(name: str) -> pd.DataFrame:
-    return pd.read_parquet(_FOLDER / f"{name}.parquet")
+    return pd.read_parquet(FOLDER / f"{name}.parquet")

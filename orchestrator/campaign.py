@@ -25,11 +25,12 @@ from simulators.simulator import SimulatorSpec
 
 from . import learner_parts
 from .acquisition_methods import resolve_acquisition
+from .campaign_result import CampaignResult
 from .config import CampaignConfig
 from .config_reading import load_config, validate_config
 from .connect import connected
 from .display import Display
-from .execution import CampaignResult, Execution
+from .execution import Execution
 from .loop import Interrupted
 from .observation import Observation, check_length, numbers, with_others
 from .problem import Problem, check_fits, named, resolve

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["CampaignResult", "Execution"]
+__all__ = ["Execution"]
 
 import json
 import logging
-import math
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from learners.posterior import TemperedPosterior
 from learners.whitening_choice import whiten
 from simulators.errors import SavedModelError
 
-from .checking import CheckResult, check
+from .budget_shares import BudgetShares
+from .campaign_result import CampaignResult
+from .checking import check
 from .config import CampaignConfig
 from .display import Display
 from .failures import failure_table
@@ -37,6 +35,7 @@ from .proposer import Proposer
 from .provenance import describe
 from .ray_hosts import RayHosts
 from .run_directory import RunDirectory
+from .simulating_time import SimulatingTime
 from .supervisor import TrainerSupervisor
 from .system_metrics import SystemMetrics
 from .tracked_calibration import track_checks
@@ -47,29 +46,6 @@ from .watch import Watch
 logger = logging.getLogger(__name__)
 
 _TRACKED_FAILURES = 100
-_REMEMBER_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class CampaignResult:
-    """What a finished campaign leaves.
-
-    Attributes:
-        posterior: The tempered posterior; a targeted campaign's has its observation as default x.
-        directory: The run directory.
-        checks: Calibration, one entry a population.
-        mlflow_run_id: The run in MLflow, None if untracked.
-    """
-
-    posterior: TemperedPosterior
-    directory: Path
-    checks: list[CheckResult]
-    mlflow_run_id: str | None
-
-    def simulations(self) -> pd.DataFrame:
-        """Every simulation, one row each."""
-        frame: pd.DataFrame = RunDirectory(self.directory).store().read().to_pandas()
-        return frame
 
 
 class Execution:
@@ -149,10 +125,9 @@ class Execution:
             self._tick,
             self._keep,
         )
+        self.shares = BudgetShares(config, self.store, self.loop.tally, self._targeted)
         self.watch = Watch(config, run, self.loop, self.trainer, self.system, tracker, display)
-        self._simulated_before = float(run.records().get("simulating_seconds", 0.0))
-        self._simulating_since: float | None = None
-        self._remembered = -math.inf
+        self.time = SimulatingTime(run, self.executor.now)
         self._length_checked = False
         describe(tracker, config, problem)
 
@@ -162,13 +137,10 @@ class Execution:
             self.display.say(f"continuing with {len(self.store)} simulations in {self.run.path}")
         posterior = self._finished_posterior()
         if posterior is None:
-            self._simulate(self._calibration_size())
-        # Without a number of simulations in the budget, it is known only now how many check the posterior.
-        calibration = self._calibration_size()
-        if posterior is None:
-            posterior = self._train(calibration)
+            self._simulate()
+            posterior = self._train()
         with self.tracker.nested("calibration", "calibration", "calibration") as tracked:
-            self._simulate_calibration(posterior, calibration)
+            self._simulate_calibration(posterior)
             self.loop.close()
             self.trainer.stop()
             self.system.trainer = None
@@ -185,9 +157,8 @@ class Execution:
 
     def simulate(self) -> int:
         """Runs the simulations of the budget that need no final posterior; the number of simulations in the store."""
-        self._simulate(self._calibration_size())
-        missing = self._room(self._calibration_size() - self._count(ProposalKind.CALIBRATION_PRIOR))
-        self.loop.simulate(self.proposer.for_calibration(missing, None))
+        self._simulate()
+        self._simulate_on_prior()
         self.loop.close()
         self._tell_of_failures()
         return len(self.store)
@@ -231,33 +202,24 @@ class Execution:
         self.journal.rotate(unfinished)
         return unfinished
 
-    def _simulate(self, calibration: int) -> None:
-        budget = self.config.budget
-        target = 1 << 40
-        if budget.simulations is not None:
-            kept = self._count(ProposalKind.CALIBRATION_PRIOR) + self._count(ProposalKind.CALIBRATION_TEMPERED)
-            reserve = max(0, calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
-            reserve += calibration if self._targeted else 0
-            imported = self._count(ProposalKind.IMPORTED)
-            target = max(budget.simulations - kept - reserve + imported, self.loop.tally.trainable)
-        initial = self.config.acquisition.initial
-        if initial is None:
-            initial = 100 if budget.simulations is None else min(1000, max(100, budget.simulations // 8))
+    def _simulate(self) -> None:
+        budget, target = self.config.budget, self.shares.target
         self.loop.warm_up()
         self.display.say(
             f"simulating on {self.pool.slots} slot(s); "
             f"{'targeted at the observation' if self._targeted else 'amortized over the prior predictive'}"
         )
-        self._simulating_since = self.executor.now()
         deadline = None
         if budget.hours is not None:
-            deadline = self._simulating_since + budget.hours * 3600 - self._simulated_before
+            deadline = self.executor.now() + budget.hours * 3600 - self.time.seconds
+        self.time.start()
         self._continue_interrupted()
         if self._was_accurate():
             target = self.loop.tally.trainable
         limit = None if budget.simulator_hours is None else budget.simulator_hours * 3600
-        self.loop.train_and_simulate(Goal(target, min(initial, target), deadline, limit))
-        self._remember_time(force=True)
+        self.loop.train_and_simulate(Goal(target, min(self.shares.initial, target), deadline, limit))
+        self._write_time()
+        self.time.stop()
         if self.loop.accurate:
             self.display.say(f"accurate to {budget.until:g} nats after {self.loop.tally.trainable} simulations")
             self.run.update(accurate={"until": budget.until, "simulations": self.loop.tally.trainable})
@@ -269,7 +231,7 @@ class Execution:
             return False
         return bool(found["until"] <= until and found["simulations"] == self.loop.tally.trainable)
 
-    def _train(self, calibration: int) -> TemperedPosterior:
+    def _train(self) -> TemperedPosterior:
         """The final training, with the simulations that check it on the prior beside it."""
         self.watch.phase = "training"
         metadata = {
@@ -278,10 +240,9 @@ class Execution:
             "observations": self._observations,
             "source": self.config.learner.source,
         }
-        missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
         self.trainer.finish(metadata, self.loop.dim_x)
         self.watch.look_at_training()
-        self.loop.simulate(self.proposer.for_calibration(missing, None))
+        self._simulate_on_prior()
         trained = self.loop.wait_for_posterior()
         (self.run.path / "predictive.npz").unlink(missing_ok=True)
         if trained.predictive:
@@ -291,16 +252,20 @@ class Execution:
         self.tracker.metrics({f"final_{k}": v for k, v in trained.losses.items()}, self.loop.tally.spent)
         return trained.posterior
 
-    def _simulate_calibration(self, posterior: TemperedPosterior, calibration: int) -> None:
+    def _simulate_calibration(self, posterior: TemperedPosterior) -> None:
         self.watch.phase = "calibrating"
         self._continue_interrupted()
         self.loop.simulate(Proposals.none(self.whitening.dim))
-        missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_PRIOR))
-        self.loop.simulate(self.proposer.for_calibration(missing, None))
+        self._simulate_on_prior()
         if self._targeted:
             since = int(posterior.metadata["calibration_from"])
-            missing = self._room(calibration - self._count(ProposalKind.CALIBRATION_TEMPERED, since=since))
+            missing = self.shares.missing(ProposalKind.CALIBRATION_TEMPERED, since)
             self.loop.simulate(self.proposer.for_calibration(missing, posterior))
+
+    def _simulate_on_prior(self) -> None:
+        """What checks the posterior over the prior."""
+        missing = self.shares.missing(ProposalKind.CALIBRATION_PRIOR)
+        self.loop.simulate(self.proposer.for_calibration(missing, None))
 
     def _finished_posterior(self) -> TemperedPosterior | None:
         """The posterior of an earlier process, if it was trained on all that the budget allows."""
@@ -314,49 +279,13 @@ class Execution:
         same = posterior.metadata.get("observations", self._observations) == self._observations
         if not same or (posterior.default_x is not None) != self._targeted:
             return None
-        return posterior if self._spent_all(posterior) else None
-
-    def _spent_all(self, posterior: TemperedPosterior) -> bool:
-        """Whether a limit of the budget is reached, with the simulations that have yet to check the posterior."""
-        budget = self.config.budget
-        if self._was_accurate() or (budget.hours is not None and self._simulated_before >= budget.hours * 3600):
-            return True
-        if budget.simulator_hours is not None and self.loop.tally.learning_seconds >= budget.simulator_hours * 3600:
-            return True
-        if budget.simulations is None:
-            return False
-        calibration = self._calibration_size()
         since = int(posterior.metadata["calibration_from"])
-        missing = calibration - self._count(ProposalKind.CALIBRATION_PRIOR)
-        if self._targeted:
-            missing += calibration - self._count(ProposalKind.CALIBRATION_TEMPERED, since=since)
-        return self.loop.tally.spent + missing >= budget.simulations
+        spent = self._was_accurate() or self.shares.used_up(self.time.seconds / 3600, since)
+        return posterior if spent else None
 
-    def _calibration_size(self) -> int:
-        """Simulations of each population that checks the posterior."""
-        budget = self.config.budget.simulations
-        rows = budget if budget is not None else max(1, self.loop.tally.trainable)
-        return self.config.calibration_size(rows, self._targeted)
-
-    def _room(self, wanted: int) -> int:
-        """How many of `wanted` simulations the budget still allows."""
-        budget = self.config.budget.simulations
-        if budget is None:
-            return max(0, wanted)
-        return max(0, min(wanted, budget - self.loop.tally.spent))
-
-    def _count(self, kind: ProposalKind, since: int = 0) -> int:
-        return self.loop.tally.count(kind) if not since else self.store.summary(since).by_kind[kind]
-
-    def _remember_time(self, force: bool = False) -> None:
-        """Writes down how long simulating has taken: the hours of a budget go on in the next process."""
-        now = self.executor.now()
-        if self._simulating_since is not None and (force or now - self._remembered > _REMEMBER_SECONDS):
-            self._remembered = now
-            with self.watch.dispensable("the time spent"):
-                self.run.update(simulating_seconds=self._simulated_before + now - self._simulating_since)
-        if force:
-            self._simulating_since = None
+    def _write_time(self) -> None:
+        with self.watch.dispensable("the time spent"):
+            self.time.write()
 
     @property
     def _observations(self) -> str | None:
@@ -370,8 +299,8 @@ class Execution:
         if not self._length_checked and self.loop.dim_x is not None:
             self._length_checked = True
             check_length(self.problem.learner, self.config.learner, self.loop.dim_x)
-        if self.watch.look():
-            self._remember_time()
+        if self.watch.look() and self.time.due():
+            self._write_time()
 
     def _report(self) -> None:
         from .reporting import make_report

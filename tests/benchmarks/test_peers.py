@@ -23,13 +23,13 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.sbi_arms.DRAWS", 20)
 
 
-@pytest.mark.parametrize("name", ["two_moons", "sir"])
-def test_npe_answers_at_beta_1_and_nowhere_else(name: str) -> None:
+@pytest.mark.parametrize(("name", "d"), [("two_moons", 2), ("sir", 2), ("hudson_bay", 8)])
+def test_npe_answers_at_beta_1_and_nowhere_else(name: str, d: int) -> None:
     task = problem(name)
     theta, x = simulations(task, 60, seed=1)
     fitted = npe(task, theta, x, seed=1)
     draws = fitted.draw(x[0], 1.0)
-    assert draws is not None and draws.shape == (20, 2)
+    assert draws is not None and draws.shape == (20, d)
     assert task.prior.log_prob(draws).isfinite().all()  # also where it learned log theta: positive
     assert fitted.draw(x[0], 0.5) is None
 

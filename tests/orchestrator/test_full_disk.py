@@ -57,12 +57,12 @@ def test_what_can_be_done_without_is_left_out_and_rows_wait(
         full = True
         fill(disk)
         keep(self, snapshot)
-        self._remember_time()
+        self._write_time()
         # The last page of the file has room for a few.
         for _ in range(40):
             self.watch.write_metrics(force=True)
 
-    monkeypatch.setattr("orchestrator.execution._REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.simulating_time._REMEMBER", 0.0)
     monkeypatch.setattr(Execution, "_keep", keep_on_a_full_disk)
     campaign = Campaign.from_file(write_campaign(tmp_path), directory=disk / "run")
     # Whichever comes first.
