@@ -1,16 +1,16 @@
-r"""Exact draws for the Hudson Bay data: its likelihood is known, and nothing of temperflow is in them.
+r"""Exact draws for the Hudson Bay data: its likelihood is known, and nothing of temperflow's learning is in them.
 
     python -m benchmarks.hudson_bay
 
-Writes `benchmarks/references/hudson_bay.parquet` and `hudson_bay_observations.parquet`, in half an hour, by moves of
-differential evolution in the ensemble sampler `emcee` (ter Braak 2006; Foreman-Mackey et al. 2013, arXiv 1202.3665;
-bench extra), which walks anew for every beta on
+Writes `benchmarks/references/hudson_bay.parquet` and `hudson_bay_observations.parquet` in a quarter of an hour: a
+population of draws of the prior is led through all temperatures (sequential Monte Carlo; Del Moral et al. 2006) by
 
 .. math:: p(\theta) \prod_{t, s} \mathrm{LogNormal}(x_{ts} \mid \log u_s(t; \theta), \sigma_s)^\beta
 
 with the populations `u` of hares and lynx by Runge-Kutta steps of a fortieth of a year, where the example's simulator
-lets an adaptive solver choose. Walkers start at draws of a wide guess around the published posterior; the first half
-of the walk is thrown away, and of the rest 2,000 draws are taken evenly.
+lets an adaptive solver choose. Each step to a higher beta keeps half of the draws effective, resamples, and moves all
+by differential evolution in log theta (ter Braak 2006; Foreman-Mackey et al. 2013, arXiv 1202.3665; `emcee`, bench
+extra).
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from __future__ import annotations
 __all__ = ["log_likelihood"]
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import typer
+from scipy.optimize import brentq
+from scipy.special import softmax
 from scipy.stats import norm
 
 from benchmarks.exact import FOLDER
@@ -33,8 +35,6 @@ from orchestrator.problem import resolve
 
 _BETAS = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 _YEARS, _STEPS = 21, 40
-#: Means and scales of the logarithms that the walkers start from, far wider than the posterior at beta = 1.
-_START = np.log([0.55, 0.028, 0.8, 0.024, 33, 6, 0.25, 0.25]), 0.2
 
 
 def log_likelihood(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -61,48 +61,69 @@ def log_likelihood(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def main(
-    walkers: Annotated[int, typer.Option(help="Walkers, of which half move at once.")] = 512,
-    steps: Annotated[int, typer.Option(help="Steps of each, the first half of which is thrown away.")] = 3000,
+    particles: Annotated[int, typer.Option(help="Draws that are led through the temperatures.")] = 4096,
+    moves: Annotated[int, typer.Option(help="Moves of each after every step to a higher beta.")] = 30,
+    last: Annotated[int, typer.Option(help="Moves of each at a beta that is written.")] = 150,
 ) -> None:
     """Writes the references."""
-    import emcee
-
     file = EXAMPLES / "hudson_bay.yaml"
     problem = resolve(load_config(file), file.parent)
     assert problem.observation is not None
     x_o, prior = problem.observation.x, problem.prior
-    tables = []
-    for beta in _BETAS:
-
-        def log_density(theta: np.ndarray, beta: float = beta) -> np.ndarray:
-            inside = np.asarray((theta > 0).all(axis=1))
-            safe = np.where(inside[:, None], theta, 1.0)
-            log_prior = prior.log_prob(torch.as_tensor(safe)).numpy()
-            with np.errstate(over="ignore", invalid="ignore"):
-                return np.where(inside, log_prior + beta * log_likelihood(safe, x_o), -math.inf)
-
-        rng = np.random.default_rng(1)
-        mean, scale = _START
-        start = np.exp(mean + scale / math.sqrt(beta) * rng.normal(size=(walkers, len(mean))))
-        # Stretch moves alone need three times as many steps in eight dimensions.
-        moves = [(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)]
-        sampler = emcee.EnsembleSampler(walkers, len(mean), log_density, moves=moves, vectorize=True)
-        sampler.random_state = np.random.RandomState(1).get_state()
-        sampler.run_mcmc(start, steps)
-        chain = sampler.get_chain(discard=steps // 2)
-        length = emcee.autocorr.integrated_time(chain, tol=0).max()
-        halves = np.array_split(chain, 2)
-        apart = np.abs(halves[0].mean((0, 1)) - halves[1].mean((0, 1))) / chain.std((0, 1))
-        print(
-            f"beta {beta:g}: autocorrelation of {length:.0f} steps, means of both halves at most {apart.max():.3f} "
-            f"standard deviations apart; mean {np.round(chain.mean((0, 1)), 4)}, std {np.round(chain.std((0, 1)), 4)}",
-            flush=True,
-        )
-        flat = chain.reshape(-1, chain.shape[-1])
-        draws = flat[np.linspace(0, len(flat) - 1, DRAWS).astype(int)]
-        tables.append(pd.DataFrame({"observation": 1, "beta": beta, "theta": list(draws)}))
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    log_theta = prior.sample(torch.Size([particles])).double().log().numpy()
+    likelihood = _likelihoods(log_theta, x_o)
+    at, tables = 0.0, []
+    while at < _BETAS[-1]:
+        target = min(beta for beta in _BETAS if beta > at)
+        step = _largest_step(likelihood, target - at)
+        weight = softmax(step * likelihood)
+        kept = rng.choice(particles, particles, p=weight)
+        at = target if step == target - at else at + step
+        log_theta, likelihood = _moved(log_theta[kept], at, moves if at != target else last, prior, x_o, rng)
+        print(f"beta {at:g}: {len(np.unique(kept))} of {particles} kept", flush=True)
+        if at == target:
+            theta = np.exp(log_theta)
+            print(f"  mean {np.round(theta.mean(0), 4)}, std {np.round(theta.std(0), 4)}", flush=True)
+            draws = theta[rng.choice(particles, DRAWS, replace=False)]
+            tables.append(pd.DataFrame({"observation": 1, "beta": at, "theta": list(draws)}))
     pd.concat(tables, ignore_index=True).to_parquet(FOLDER / "hudson_bay.parquet")
     pd.DataFrame({"observation": [1], "x": [x_o]}).to_parquet(FOLDER / "hudson_bay_observations.parquet")
+
+
+def _likelihoods(log_theta: np.ndarray, x_o: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.maximum(log_likelihood(np.exp(np.clip(log_theta, -50, 50)), x_o), -1e300)
+
+
+def _largest_step(likelihood: np.ndarray, room: float) -> float:
+    """The rise of beta, at most `room`, that leaves half of the draws effective."""
+
+    def lack(step: float) -> float:
+        return float(0.5 * len(likelihood) - 1 / np.square(softmax(step * likelihood)).sum())
+
+    return room if lack(room) <= 0 else float(brentq(lack, 0.0, room))
+
+
+def _moved(
+    log_theta: np.ndarray, beta: float, moves: int, prior: Any, x_o: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The population after so many moves at beta, and its log-likelihoods."""
+    import emcee
+
+    def log_density(values: np.ndarray) -> np.ndarray:
+        theta = torch.as_tensor(np.exp(np.clip(values, -50, 50)))
+        log_prior = prior.log_prob(theta).numpy() + values.sum(axis=1)
+        return np.nan_to_num(log_prior + beta * _likelihoods(values, x_o), nan=-math.inf)
+
+    # The longer ones lead from mode to mode.
+    kinds = [(emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1)]
+    sampler = emcee.EnsembleSampler(*log_theta.shape, log_density, moves=kinds, vectorize=True)
+    sampler.random_state = np.random.RandomState(rng.integers(2**31)).get_state()
+    # Some are copies of one another, until they are moved.
+    end = sampler.run_mcmc(log_theta, moves, skip_initial_state_check=True)
+    return end.coords, _likelihoods(end.coords, x_o)
 
 
 if __name__ == "__main__":

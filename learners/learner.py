@@ -29,13 +29,14 @@ from .familiarity import Familiarity
 from .features import Features
 from .guide import Guide
 from .known import LogLikelihood
+from .material import Material
 from .network import PosteriorNetwork
 from .numbers import as_double, as_x
 from .options import LearnerOptions
 from .pairs import ParticleBank
 from .posterior import TemperedPosterior
 from .rows import RowView, evenly
-from .simulations import Simulations, SimulationSet, truncated_weights
+from .simulations import Simulations
 from .source import OnEpoch, Source, TrainingRows
 from .source_choice import SourceChoice
 from .surroundings import as_usual
@@ -48,9 +49,6 @@ MIN_SIMULATIONS = 50
 
 #: A last fit begins anew if there are so many times as many simulations as when the source was new.
 _GROWN = 1.5
-
-#: Weights that differ by no more than this factor are all alike.
-_UNLIKE = 1.05
 
 #: Simulations that say whether an observation is like them.
 _FAMILIAR = 100_000
@@ -110,10 +108,8 @@ class Learner:
             raise ObservationError(f"the observation has {bad} NaN or infinite values; every number must be finite")
         self.device = self.options.torch_device()
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.data = SimulationSet(self.whitening.dim)
-        self.held_out = torch.zeros(0, dtype=torch.bool)
-        #: Simulations that an embedding learns from, and nothing else: of those it is too sure.
-        self.shown = torch.zeros(0, dtype=torch.bool)
+        scores, embeds = self.options.surrogate.held_out, 0.0 if embedding is None else self.options.embedding.share
+        self.material = Material(prior, self.whitening, self.x_o, scores, embeds, self.generator, self.device)
         self.features = Features(embedding, self.options.embedding, self.device)
         self.choice = SourceChoice(source, distance, log_likelihood, loss)
         if embedding is not None and self.choice.known is not None:
@@ -132,20 +128,7 @@ class Learner:
             DataError: Wrong shapes, or theta outside the prior's support.
             ObservationError: The observation has another length than the simulations.
         """
-        if not len(simulations):
-            return
-        self._check(simulations)
-        self.data.add(simulations)
-        fresh = self._some(len(simulations), self.options.surrogate.held_out)
-        self.held_out = torch.cat([self.held_out, fresh])
-        shown = torch.zeros(len(simulations), dtype=torch.bool)
-        if self.features.kind is not None:
-            shown = self._some(len(simulations), self.options.embedding.share)
-        self.shown = torch.cat([self.shown, shown & ~fresh])
-
-    def _some(self, n: int, share: float) -> Tensor:
-        """About that share of `n`, boolean `(n,)`."""
-        return torch.rand(n, generator=self.generator, dtype=torch.float32) < share
+        self.material.add(simulations)
 
     def add_prior_draws(self, theta: Any, x: Any) -> None:
         """Adds simulations `x` `(n, ...)` of draws `theta` `(n, d)` of the prior.
@@ -153,35 +136,7 @@ class Learner:
         Raises:
             DataError, ObservationError: As `add`.
         """
-        simulations = Simulations.from_tensors(theta, x)
-        self._check(simulations)
-        self.add(replace(simulations, log_proposal=self.log_prior(simulations.theta)))
-
-    def _check(self, simulations: Simulations) -> None:
-        if simulations.theta.shape[1] != self.whitening.dim:
-            raise DataError(
-                f"theta has {simulations.theta.shape[1]} columns, but the prior has dimension {self.whitening.dim}"
-            )
-        outside = int((~self.whitening.in_support(simulations.theta)).sum())
-        if outside:
-            raise DataError(
-                f"{outside} of {len(simulations)} theta lie outside the prior's support; remove them, or use the "
-                "prior that they were drawn from"
-            )
-        if len(self.data) and self.data.x.width != simulations.x.shape[1]:
-            raise DataError(
-                f"x has {simulations.x.shape[1]} columns, but the simulations so far have {self.data.x.width}; "
-                "all must list the same quantities in the same order"
-            )
-        if self.x_o is not None and self.x_o.shape[1] != simulations.x.shape[1]:
-            raise ObservationError(
-                f"the observation has {self.x_o.shape[1]} numbers, but the simulator returns "
-                f"{simulations.x.shape[1]}; both must list the same quantities in the same order"
-            )
-
-    @property
-    def num_valid(self) -> int:
-        return int(self.data.valid.sum())
+        self.material.add(Simulations.from_tensors(theta, x), of_prior=True)
 
     @as_usual()
     def fit_surrogate(self, final: bool = True, on_progress: OnProgress | None = None) -> float:
@@ -199,18 +154,18 @@ class Learner:
         Raises:
             DataError: Fewer than 50 valid simulations.
         """
-        if self.num_valid < MIN_SIMULATIONS:
+        features, options, material = self.features, self.options.surrogate, self.material
+        if material.num_valid < MIN_SIMULATIONS:
             raise DataError(
                 f"at least {MIN_SIMULATIONS} valid simulations are needed to train, but there are "
-                f"{self.num_valid} (of {len(self.data)}); run more, or find out why they fail"
+                f"{material.num_valid} (of {len(material)}); run more, or find out why they fail"
             )
-        features, options = self.features, self.options.surrogate
-        features.fit_scaling(self.data.x, _positions(self.data.valid))
+        features.fit_scaling(material.data.x, material.valid)
         with bounded_threads(self.options.threads):
             if features.kind is not None and (features.embedding is None or final):
                 self._learn_embedding(_named("embedding", on_progress))
-            if self.source is None or (final and self.num_valid >= _GROWN * self.begun):
-                self.source, self.begun = self.new_source(), self.num_valid
+            if self.source is None or (final and material.num_valid >= _GROWN * self.begun):
+                self.source, self.begun = self.new_source(), material.num_valid
             rows = self._rows()
             training = options.training if not self.source.fitted else options.refine if final else options.update
             training = replace(training, compiled=training.compiled or self.options.compiled)
@@ -219,22 +174,21 @@ class Learner:
 
     def _learn_embedding(self, on_epoch: OnEpoch | None) -> None:
         """Learns the embedding, from what is kept for it; what saw another one begins anew."""
-        data = self.data
-        rows = _positions(data.valid & (self.shown | self.held_out))
-        u, log_weight, held_out = self._u(rows), self._log_weight(rows), self.held_out[rows]
-        self.features.learn(u, data.x, rows, log_weight, held_out, self.generator, on_epoch)
+        material, rows = self.material, self.material.for_embedding
+        u, log_weight, held_out = material.u(rows), material.log_weight(rows), material.held_out[rows]
+        self.features.learn(u, material.data.x, rows, log_weight, held_out, self.generator, on_epoch)
         self.source = self.network = None
 
     def _rows(self) -> TrainingRows:
         """What the source learns from."""
-        data, features, kept = self.data, self.features, _positions(~self.shown)
-        valid = self._kept()
+        material, features = self.material, self.features
+        data, unshown, valid = material.data, material.unshown, material.kept
         lattice = features.lattice(data.x, valid)
         z, x = features.of(data.x, valid, lattice, self.generator), RowView(data.x, valid)
         z_o = None if self.x_o is None else features(self.x_o)
-        flags = (data.valid[kept].to(self.device), self.held_out[kept].to(self.device))
+        flags = (data.valid[unshown].to(self.device), material.held_out[unshown].to(self.device))
         cells = lattice if features.kind is None else None  # those of x are none of an embedding's
-        return TrainingRows(self._u(kept), *flags, z, x, z_o, self.x_o, cells, self._worth(valid))
+        return TrainingRows(material.u(unshown), *flags, z, x, z_o, self.x_o, cells, material.worth(valid))
 
     def new_source(self) -> Source:
         """A source for the features as they are, not fitted yet."""
@@ -272,10 +226,6 @@ class Learner:
             torch.manual_seed(self.seed + 1)
             sizes = self.whitening.dim, self.features.dim
             return PosteriorNetwork(*sizes, self.beta_range, self.options.network, guide).to(self.device)
-
-    def log_prior(self, theta: Tensor) -> Tensor:
-        """`log p(theta)` of `theta` `(n, d)` in the support, `(n,)`."""
-        return self.prior.log_prob(theta.float()).double()
 
     @as_usual()
     def walk(self, x: Any, beta: float, n: int) -> Tensor:
@@ -318,7 +268,7 @@ class Learner:
         assert self.network is not None, "fit_posterior comes first"
         network = PosteriorNetwork.from_dict(self.network.as_dict())
         network.load_state_dict(self.network.state_dict())
-        familiarity = Familiarity.fit(self.features.of(self.data.x, evenly(self._kept(), _FAMILIAR)))
+        familiarity = Familiarity.fit(self.features.of(self.material.data.x, evenly(self.material.kept, _FAMILIAR)))
         default_x = None if self.x_o is None else self.x_o[0]
         scaling, embedding = self.features.known_scaling, copy.deepcopy(self.features.embedding)
         embedding = None if embedding is None else embedding.cpu()
@@ -340,54 +290,27 @@ class Learner:
         return Threads((self.options.threads or torch.get_num_threads()) if on_cpu else 1)
 
     def _teaching(self, threads: Threads | None = None) -> Teaching:
-        rows, source = self._kept(), self._fitted()
+        material, source = self.material, self._fitted()
+        data, rows = material.data, material.kept
         return Teaching(
             self.prior,
             self.whitening,
             source,
-            self._u(rows),
-            self.features.of(self.data.x, rows),
-            self._log_weight(rows).where(~self.held_out[rows], float("nan")),
+            material.u(rows),
+            self.features.of(data.x, rows),
+            material.log_weight(rows).where(~material.held_out[rows], float("nan")),
             None if self.x_o is None else self.features(self.x_o),
             self.beta_range,
             self.options,
             self.generator,
-            RowView(self.data.x, rows) if source.sees_x else None,
+            RowView(data.x, rows) if source.sees_x else None,
             self.x_o if source.sees_x else None,
             threads or Threads(1),
         )
 
-    def _kept(self) -> Tensor:
-        """Positions of the valid simulations that the embedding has not seen, `(n,)`."""
-        return _positions(self.data.valid & ~self.shown)
-
-    def _u(self, rows: Tensor) -> Tensor:
-        """Whitened parameters `(n, d)` of the simulations at `rows`, on the device."""
-        return self.whitening.to_u(self.data.theta[rows]).float().to(self.device)
-
-    def _log_weight(self, rows: Tensor) -> Tensor:
-        """`log p(theta) - log g(theta)`, NaN where nobody knows g, `(n,)`."""
-        return self.log_prior(self.data.theta[rows]) - self.data.log_proposal[rows]
-
-    def _worth(self, rows: Tensor) -> Tensor | None:
-        """What simulations at `rows` count in scores, where every x counts as the prior says: `p(theta) / g(theta)`.
-
-        Proposals favour what is cheap to simulate, and what is cheap may be the least of what is asked for. Where
-        nobody knows g, a simulation counts as it is; where observations are given, g is where it matters.
-        """
-        if self.x_o is not None:
-            return None
-        log_weight = self._log_weight(rows)
-        weight = truncated_weights(log_weight.nan_to_num(0.0, 0.0, -30.0)).float().to(self.device)
-        return weight if weight.max() > _UNLIKE * weight.min() else None
-
     def _fitted(self) -> Source:
         assert self.source is not None, "fit_surrogate comes first"
         return self.source
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return mask.nonzero().squeeze(-1)
 
 
 def _named(phase: str, on_progress: OnProgress | None) -> OnEpoch | None:

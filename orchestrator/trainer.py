@@ -215,7 +215,7 @@ class Trainer:
         """
         self._learn_from(before)
         self._use_threads(None if alone else self._threads)
-        rows = len(self.learner.data)
+        rows = len(self.learner.material)
         surrogate_loss = self.learner.fit_surrogate(final=False, on_progress=self._report)
         posterior_loss = self.learner.fit_posterior(final=False, on_progress=self._report)
         density, candidates, ess, acceptance = self._look_ahead()

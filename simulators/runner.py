@@ -1,6 +1,6 @@
 """The process in which a simulator runs: reads parameters from a pipe, writes outcomes to another.
 
-Started by `simulators.isolated`. Both pipes are its own, so that nothing the user's code prints can be taken
+Started by `simulators.child`. Both pipes are its own, so that nothing the user's code prints can be taken
 for a result. A request is a line of JSON and raw arrays, answers are those of `simulators.wire`. A page of memory
 that both share says which simulation is running and since when.
 """

@@ -75,14 +75,14 @@ def test_an_embedding_and_the_source_learn_from_different_simulations(
 ) -> None:
     learner = Learner(linear_gaussian.prior, (0.2, 2.0), options=brief, embedding="mlp")
     learner.add_prior_draws(*repeated(linear_gaussian, 400, 0))
-    assert 120 < int(learner.shown.sum()) < 240
-    assert not (learner.shown & learner.held_out).any()
+    assert 120 < int(learner.material.shown.sum()) < 240
+    assert not (learner.material.shown & learner.material.held_out).any()
     learner.fit_surrogate()
     learner.fit_posterior()
     assert not learner.predicts
     none = Learner(linear_gaussian.prior, (0.2, 2.0), options=brief)
     none.add_prior_draws(*repeated(linear_gaussian, 400, 0))
-    assert not none.shown.any()
+    assert not none.material.shown.any()
 
 
 @pytest.mark.filterwarnings("ignore:this x is unlike")

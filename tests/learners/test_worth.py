@@ -32,7 +32,7 @@ def learner(log_proposal: torch.Tensor, x_o: torch.Tensor | None = None) -> Lear
     theta = torch.full((len(log_proposal), 1), 0.5).double()
     theta[::2] = -0.5
     found.add(Simulations(theta, theta.clone(), log_proposal.double()))
-    found.features.fit_scaling(found.data.x, torch.arange(len(theta)))
+    found.features.fit_scaling(found.material.data.x, torch.arange(len(theta)))
     return found
 
 
