@@ -61,9 +61,9 @@ def log_likelihood(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def main(
-    particles: Annotated[int, typer.Option(help="Draws that are led through the temperatures.")] = 4096,
+    particles: Annotated[int, typer.Option(help="Draws that are led through the temperatures.")] = 8192,
     moves: Annotated[int, typer.Option(help="Moves of each after every step to a higher beta.")] = 30,
-    last: Annotated[int, typer.Option(help="Moves of each at a beta that is written.")] = 150,
+    last: Annotated[int, typer.Option(help="Moves of each at a beta that is written.")] = 200,
 ) -> None:
     """Writes the references."""
     file = EXAMPLES / "hudson_bay.yaml"
