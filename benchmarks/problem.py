@@ -52,7 +52,8 @@ def problem(name: str) -> Problem:
         return Problem(prior, lambda theta, seed: torch.tensor(simulate(theta.numpy(), seed)))
     if name == "hudson_bay":
         file = EXAMPLES / "hudson_bay.yaml"
-        return Problem(resolve(load_config(file), EXAMPLES).prior, _one_by_one(file.with_suffix(".py")), True, True)
+        prior, simulate = resolve(load_config(file), EXAMPLES).prior, _one_by_one(file.with_suffix(".py"))
+        return Problem(prior, simulate, log_theta=True, log_x=True)
     task = get_task(name)
     base = task.prior.base_dist if isinstance(task.prior, Independent) else None
     return Problem(task.prior, task.simulate, log_theta=isinstance(base, LogNormal))

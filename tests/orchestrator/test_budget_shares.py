@@ -60,8 +60,8 @@ def test_a_lowered_budget_takes_nothing_away() -> None:
 
 def test_a_population_is_as_large_as_the_budget_still_pays_for() -> None:
     size = shares({}).calibration
-    assert shares({ProposalKind.PRIOR: 900}).missing(PRIOR) == min(size, 100)
-    assert shares({ProposalKind.PRIOR: 998, PRIOR: size - 20}).missing(PRIOR) == max(0, 1000 - 998 - size + 20)
+    assert shares({ProposalKind.PRIOR: 500, PRIOR: size - 20}).missing(PRIOR) == 20
+    assert shares({ProposalKind.PRIOR: 995 - (size - 20), PRIOR: size - 20}).missing(PRIOR) == 5
     assert shares({NEAR: 30}, late=size - 1).missing(NEAR, since=500) == 1
 
 
