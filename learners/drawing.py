@@ -24,6 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 from .asking import check_beta, check_x, noise, pieces, unlike
 from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, OLD_MIN_POSITIVE
+from .laplace import tempered
 from .saved_check import check_parts
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
 from .scoring import ROWS, hints
@@ -59,7 +60,8 @@ class DrawingPosterior:
         self._mean, self._precision, self._distances = (
             arrays[f"familiarity.{key}"] for key in ("mean", "precision", "distances")
         )
-        self._guide = _Guide(_part(arrays, "network.guide.")) if "guide" in network else None
+        guide = network.get("guide")
+        self._guide = None if guide is None else _Guide(_part(arrays, "network.guide."), guide.get("framed") is True)
         flow = "network.flow.transform.transforms."
         self._regression = _Regression(_part(arrays, f"{flow}0."))
         count = network["options"]["transforms"]
@@ -98,9 +100,9 @@ class DrawingPosterior:
         with _ONE_THREAD, self._threads.limit(limits=1, user_api="blas"):
             z = self._scaled(x)
             warning = unlike(self._p_value(z))
-            told = z if self._guide is None else np.concatenate([z, self._guide(z)], axis=-1)
-            context, gate = self._context(told, beta)
-            regression = self._regression.at(context, gate)
+            hints, frames = (None, None) if self._guide is None else self._guide(z)
+            context, gate = self._context(z if hints is None else np.concatenate([z, hints], axis=-1), beta)
+            regression, start = self._regression.at(context, gate), _start(hints, frames, beta)
             of_contexts = [transform.told(context) for transform in self._transforms]
             done = 0
             for n in pieces(count, rows):
@@ -108,7 +110,7 @@ class DrawingPosterior:
                 v = noisy.reshape(-1, self.dim_theta).T.copy()
                 for transform, of_context in zip(reversed(self._transforms), reversed(of_contexts), strict=True):
                     v = transform.invert(v, spread(of_context, (rows,), (n, rows)), gate)
-                u = regression(v.reshape(self.dim_theta, n, rows))
+                u = start(regression(v.reshape(self.dim_theta, n, rows)))
                 draws[done : done + n] = self._to_theta(u)
                 done += n
         if warning is not None:
@@ -153,18 +155,31 @@ class DrawingPosterior:
 class _Guide:
     """`Guide`."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, framed: bool) -> None:
+        self.framed = framed
         self.guess, self.middle, self.log_scale = (
             _layers(arrays, f"{name}.") for name in ("guess", "middle", "log_scale")
         )
         self.degrees = np.exp(np.clip(arrays["log_degrees"], *LOG_DEGREES))
 
-    def __call__(self, z: np.ndarray) -> np.ndarray:
-        """Of scaled data `(b, k)` the hints `(b, 2 d)`."""
+    def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of scaled data `(b, k)` the hints `(b, 2 d)` and the frames, if the network has them."""
         parts = np.array_split(z, max(1, math.ceil(len(z) / ROWS)))
         with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
             told = [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
-        return np.concatenate(told)
+        d = self.middle[0][0].shape[1]
+        hints_of_all, frames = np.split(np.concatenate(told), [2 * d], axis=-1)
+        return hints_of_all, frames if self.framed else None
+
+
+def _start(hints: np.ndarray | None, frames: np.ndarray | None, beta: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of `LaplaceFlow`'s own transform, of `v` `(n, b, d)`."""
+    if hints is None or frames is None:
+        return lambda v: v
+    mode = hints[:, : hints.shape[-1] // 2]
+    normal = tempered(mode, frames, np.float32(beta))
+    root = normal.root(-0.5)
+    return lambda v: (v.swapaxes(0, 1) @ root).swapaxes(0, 1) + normal.mean
 
 
 class _Regression:

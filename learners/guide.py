@@ -8,8 +8,11 @@ simulations: its middles are regressed on those of the source without noise,
 
 .. math:: \min \sum_{i, j} \rho\big((\bar z_{ij} - m_j(u_i)) e^{-s_j(u_i)}\big)
     - \log t_{\nu_j}\big(z_{ij};\, m_j(u_i), e^{s_j(u_i)}\big) + \lVert u_i - h(z_i) \rVert^2
+    + \sum_i \rho\big(\lVert F_i^{-1/2} (g_i - \bar g_i) \rVert\big)
 
-with a pseudo-Huber function `rho`; `s` and `nu` learn from the second term alone, the first guess `h` from the third.
+with a pseudo-Huber function `rho`; `s` and `nu` learn from the second term, the first guess `h` from the third. The
+last, of later steps, is what counts in the end: how far, in standard deviations, a step with the emulator's gradient
+`g` leads from one with that of the source, `\bar g`.
 Where posteriors are of several pieces the hints are of one, by chance: no use to the network, which is then better off
 without a guide. (Scores at a guess as summaries: Alsing & Wandelt 2018, arXiv 1712.00012.)
 """
@@ -29,8 +32,9 @@ from torch import Tensor, nn
 from zuko.nn import MLP
 
 from .constants import LOG_DEGREES, LOG_SCALES
+from .laplace import MOST_FRAMED, frame_size
 from .memory import Parts
-from .scoring import ROWS, Layers, hints
+from .scoring import ROWS, Layers, hints, scored
 from .soap import Soap
 from .threads import Threads
 from .training import Descent
@@ -46,6 +50,8 @@ _LOST, _JUDGED = 0.15, 4000
 #: Share of its steps, and their number at least, after which one that finds far fewer is given up: it takes a third of
 #: the time of the network, which can use it better.
 _EARLY, _LEAST_STEPS = 0.3, 500
+#: Share of the steps after which the source's slopes are learned too: before it the emulator's are far from any.
+_LATE = 0.4
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,20 @@ class GuideOptions:
 
 
 class Guide(nn.Module):
-    """`z` `(*, k)` -> the mode of its posterior at beta = 1 and the logarithms of its standard deviations, `(*, 2 d)`.
+    """`z` `(*, k)` -> the mode of its posterior at beta = 1 and the logarithms of its standard deviations, `(*, 2 d)`,
+    and behind them, if it has frames, that of its posterior (`laplace.py`).
 
     Arguments:
         dim_u: Dimension d of `u`.
         dim_z: Dimension k of the scaled data.
         options: See `GuideOptions`.
+        framed: Whether it has frames; saves of formats before 6 have none.
     """
 
-    def __init__(self, dim_u: int, dim_z: int, options: GuideOptions) -> None:
+    def __init__(self, dim_u: int, dim_z: int, options: GuideOptions, framed: bool = True) -> None:
         super().__init__()
-        self.dim, self.options = 2 * dim_u, options
+        self.dim, self.options, self.framed = 2 * dim_u, options, framed
+        self._told = self.dim + (frame_size(dim_u) if framed else 0)
         self.guess = MLP(dim_z, dim_u, options.guess, activation=nn.SiLU)
         self.middle = MLP(dim_u, dim_z, options.hidden, activation=nn.SiLU)
         self.log_scale = MLP(dim_u, dim_z, options.scales, activation=nn.SiLU)
@@ -89,42 +98,56 @@ class Guide(nn.Module):
 
         def tell(part: Tensor) -> Tensor:
             told: Tensor = hints(torch, part, guess, middle, log_scale, self.degrees)
-            return told
+            return told[:, : self._told]
 
         told = torch.cat([self._parts.map(tell, part) for part in z.reshape(-1, z.shape[-1]).split(ROWS)])
-        return told.reshape(*z.shape[:-1], self.dim)
+        return told.reshape(*z.shape[:-1], self._told)
 
     @property
     def degrees(self) -> Tensor:
         """Degrees of freedom of each number, `(k,)`."""
         return self.log_degrees.clamp(*LOG_DEGREES).exp()
 
-    def loss(self, u: Tensor, z: Tensor, middle: Tensor) -> Tensor:
-        """The loss of pairs `u` `(n, d)`, `z` `(n, k)` with the source's middles `(n, k)`, as in the module."""
+    def loss(self, u: Tensor, z: Tensor, middle: Tensor, slope: Tensor | None = None) -> Tensor:
+        """The loss of pairs `u` `(n, d)`, `z` `(n, k)` with the source's middles `(n, k)`, as in the module.
+
+        The last term is that of later steps, which have the source's `slope` `(n, d)`: the gradient of `log p(z | u)`.
+        """
         m, s, degrees = self.middle(u), self.log_scale(u).clamp(*LOG_SCALES), self.degrees
         error = (middle - m) / s.detach().exp().clamp(min=_FINE)
         half = (degrees + 1) / 2
         student = half * torch.log1p(((z - m.detach()) * torch.exp(-s)).square() / degrees) + s
         student = student + torch.lgamma(degrees / 2) - torch.lgamma(half) + degrees.log() / 2
         guessed = (self.guess(z) - u).square()
-        loss: Tensor = ((1 + error.square()).sqrt() - 1).mean() + student.mean() + guessed.mean()
-        return loss
+        loss: Tensor = _huber(error.square()).mean() + student.mean() + guessed.mean()
+        return loss if slope is None else loss + self._astray(u, z, slope)
+
+    def _astray(self, u: Tensor, z: Tensor, slope: Tensor) -> Tensor:
+        """How far its steps lead from the source's."""
+        eye = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
+        _, gradient, information = scored(torch, u, z, _layers(self.middle), _layers(self.log_scale), self.degrees, eye)
+        error = gradient + u - slope
+        # Were the information to learn, it could as well become large.
+        step = torch.linalg.solve(information.detach(), error.unsqueeze(-1)).squeeze(-1)
+        square = (error * step).sum(dim=-1)
+        return _huber(square.where(square.isfinite(), 0.0)).mean()
 
     def lost(self, u: Tensor, z: Tensor) -> float:
         """How often pairs `(n, d)`, `(n, k)` have a parameter far from its hint: the largest share of any, 0 to 1."""
-        mode, log_deviation = self(z).chunk(2, dim=-1)
+        mode, log_deviation = self(z)[:, : self.dim].chunk(2, dim=-1)
         far = (u - mode).abs() > _FAR * log_deviation.exp()
         return float(far.float().mean(dim=0).max())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form of the architecture."""
         options = self.options
-        return {key: list(getattr(options, key)) for key in ("hidden", "guess", "scales")}
+        sizes = {key: list(getattr(options, key)) for key in ("hidden", "guess", "scales")}
+        return {**sizes, "framed": True} if self.framed else sizes
 
     @classmethod
     def from_dict(cls, dim_u: int, dim_z: int, spec: dict[str, Any]) -> Guide:
         hidden, guess, scales = (tuple(spec[key]) for key in ("hidden", "guess", "scales"))
-        return cls(dim_u, dim_z, GuideOptions(hidden, guess, scales))
+        return cls(dim_u, dim_z, GuideOptions(hidden, guess, scales), spec.get("framed", False) is True)
 
 
 def fit_guide(
@@ -137,6 +160,7 @@ def fit_guide(
     generator: torch.Generator,
     on_tenth: Callable[[int, float], None] | None = None,
     threads: Threads | None = None,
+    slopes: Callable[[], Tensor] | None = None,
 ) -> Guide | None:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
 
@@ -149,21 +173,26 @@ def fit_guide(
         generator: Source of randomness on the CPU.
         on_tenth: Called with each tenth of the steps that is over and the loss of its last.
         threads: What shares the work of a step; None for the thread at hand.
+        slopes: Gives the gradients of `log p(z | u)` `(n, d)`; asked once, after two fifths of the steps.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        guide = Guide(u.shape[1], z.shape[1], options).to(u.device)
+        guide = Guide(u.shape[1], z.shape[1], options, u.shape[1] <= MOST_FRAMED).to(u.device)
     optimizer = Soap(guide.parameters(), options.learning_rate, weight_decay=1e-4, threads=threads)
     descent = Descent(guide, optimizer, steps, threads)
     averaged = descent.averaged
     assert isinstance(averaged, Guide)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
     judged, early = (u[:_JUDGED], z[:_JUDGED]), max(_LEAST_STEPS, round(_EARLY * steps))
+    pairs_of_all: tuple[Tensor, ...] = (u, z, middle)
+    late = max(early, round(_LATE * steps))
     for step in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(u), generator=generator)
         rows, order = order[:batch].to(u.device), order[batch:]
-        pairs = u[rows], z[rows], middle[rows]
+        if slopes is not None and step == late:
+            pairs_of_all = *pairs_of_all, slopes()
+        pairs = tuple(column[rows] for column in pairs_of_all)
 
         def terms(count: int, pairs: tuple[Tensor, ...] = pairs) -> Iterator[Callable[[], Tensor]]:
             for part in zip(*(t.tensor_split(count) for t in pairs), strict=True):
@@ -173,11 +202,15 @@ def fit_guide(
         tenth = 10 * (step + 1) // steps
         if on_tenth is not None and tenth > 10 * step // steps:
             with torch.no_grad():
-                on_tenth(tenth, float(guide.loss(*pairs)))
+                on_tenth(tenth, float(guide.loss(*pairs[:3])))
         if step + 1 == early and averaged.lost(*judged) > 2 * _LOST:
             return None
     guide.load_state_dict(averaged.state_dict())
     return guide.eval().requires_grad_(False) if guide.lost(*judged) < _LOST else None
+
+
+def _huber(square: Tensor) -> Tensor:
+    return (1 + square).sqrt() - 1
 
 
 def _term(guide: Guide, pairs: Sequence[Tensor], share: float) -> Tensor:

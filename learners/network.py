@@ -22,6 +22,7 @@ from zuko.distributions import NormalizingFlow
 from .constants import GATE
 from .flows import Trunked, spline_flow
 from .guide import Guide
+from .laplace_flow import LaplaceFlow
 from .surroundings import as_usual
 
 
@@ -68,7 +69,8 @@ class PosteriorNetwork(nn.Module):
         sizes = options.hidden, options.transforms, options.bins
         # Hints leave little of the question that the trunk is for.
         trunk = options.trunk if guide is None else ()
-        self.flow = spline_flow(dim_u, context, *sizes, gate=self._gate, trunk=trunk)
+        flow = spline_flow(dim_u, context, *sizes, gate=self._gate, trunk=trunk)
+        self.flow = LaplaceFlow(flow, dim_u, beta_range) if guide is not None and guide.framed else flow
         self.guide = guide
 
     def forward(self, z: Tensor, beta: Tensor) -> NormalizingFlow:
@@ -80,7 +82,7 @@ class PosteriorNetwork(nn.Module):
         return self.flow(self.context(told, beta))
 
     def told(self, z: Tensor) -> Tensor:
-        """`z` `(*, k)` with the guide's hints behind it; no gradients."""
+        """`z` `(*, k)` with what the guide says behind it; no gradients."""
         return z if self.guide is None else torch.cat([z, self.guide(z)], dim=-1)
 
     def context(self, told: Tensor, beta: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ from .whitening import whitening_from_dict
 if TYPE_CHECKING:
     from torch import nn
 
-#: What readers of formats 2 to 4 understand too: all without an embedding, all without a guide, all without a trunk.
-_WITHOUT_EMBEDDING, _WITHOUT_GUIDE, _WITHOUT_TRUNK = 2, 3, 4
+#: What readers of formats 2 to 5 understand too: all without an embedding, a guide, a trunk, frames.
+_WITHOUT_EMBEDDING, _WITHOUT_GUIDE, _WITHOUT_TRUNK, _WITHOUT_FRAMES = 2, 3, 4, 5
 
 
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
@@ -126,9 +126,12 @@ def _weights(widths: list[int]) -> int:
 
 def _format(posterior: TemperedPosterior) -> int:
     """The lowest that says all: older versions read what they can."""
-    if posterior.network.has_trunk:
+    guide = posterior.network.guide
+    if guide is not None and guide.framed:
         return FORMAT_VERSION
-    if posterior.network.guide is not None:
+    if posterior.network.has_trunk:
+        return _WITHOUT_FRAMES
+    if guide is not None:
         return _WITHOUT_TRUNK
     return _WITHOUT_EMBEDDING if posterior.embedding is None else _WITHOUT_GUIDE
 

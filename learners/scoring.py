@@ -14,12 +14,13 @@ and a step is `(F + lambda diag F)^{-1} g`, taken if it climbs (Levenberg 1944; 
 
 from __future__ import annotations
 
-__all__ = ["ROWS", "Layers", "hints"]
+__all__ = ["ROWS", "Layers", "hints", "scored"]
 
 from collections.abc import Sequence
 from typing import Any
 
 from .constants import LOG_SCALES, SCORING_STEPS
+from .laplace import framed
 
 #: Weights `(out, in)` and biases `(out,)` of a network with SiLU between its layers.
 Layers = Sequence[tuple[Any, Any]]
@@ -35,7 +36,7 @@ _SMALLEST = 1e-12
 
 
 def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, degrees: Any) -> Any:
-    """What is told of each `z` `(n, k)`: the mode and the logarithms of the standard deviations, `(n, 2 d)`.
+    """What is told of each `z` `(n, k)`: mode, logarithms of the standard deviations, and frame, `(n, 3 d + d^2)`.
 
     Arguments:
         xp: `numpy` or `torch`, whichever the other arguments are of.
@@ -48,21 +49,21 @@ def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, deg
     eye = xp.eye(u.shape[1], dtype=u.dtype, device=u.device)
     emulator = middle, log_scale, degrees, eye
     damping = 0 * u[:, 0] + _DAMPING
-    cost, gradient, information = _scored(xp, u, z, *emulator)
+    cost, gradient, information = scored(xp, u, z, *emulator)
     for _ in range(SCORING_STEPS):
         damped = information * (1 + damping[:, None, None] * eye)
         step = xp.linalg.solve(damped, gradient[..., None])[..., 0]
         length = (step * step).sum(-1)[:, None] ** 0.5
         tried = xp.clip(u + step * (_LONGEST / xp.clip(length, _LONGEST, None)), -_FURTHEST, _FURTHEST)
-        found = _scored(xp, tried, z, *emulator)
+        found = scored(xp, tried, z, *emulator)
         better = found[0] < cost
         u = xp.where(better[:, None], tried, u)
         cost = xp.where(better, found[0], cost)
         gradient = xp.where(better[:, None], found[1], gradient)
         information = xp.where(better[:, None, None], found[2], information)
         damping = xp.clip(xp.where(better, damping / 10, damping * 10), _LEAST, _MOST)
-    variance = (xp.linalg.inv(information) * eye).sum(-1)
-    told = xp.concatenate([u, xp.log(xp.clip(variance, _SMALLEST, None)) / 2], -1)
+    frames, variances = framed(xp, information, eye)
+    told = xp.concatenate([u, xp.log(xp.clip(variances, _SMALLEST, None)) / 2, frames], -1)
     return xp.nan_to_num(told, nan=0.0)
 
 
@@ -75,7 +76,7 @@ def _forward(xp: Any, layers: Layers, value: Any) -> Any:
     return value @ weight.T + bias
 
 
-def _scored(xp: Any, u: Any, z: Any, middle: Layers, log_scale: Layers, degrees: Any, eye: Any) -> tuple[Any, Any, Any]:
+def scored(xp: Any, u: Any, z: Any, middle: Layers, log_scale: Layers, degrees: Any, eye: Any) -> tuple[Any, Any, Any]:
     """Minus the logarithm of the posterior `(n,)`, its gradient `(n, d)` and its information `(n, d, d)`."""
     m, to_m = _with_slopes(xp, middle, u, eye)
     s, to_s = _with_slopes(xp, log_scale, u, eye)

@@ -20,6 +20,7 @@ from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
 from .rows import RowView, evenly
+from .scoring import ROWS
 from .simulations import truncated_weights
 from .source import Source
 from .tempered_density import TemperedDensity
@@ -132,7 +133,19 @@ class Teaching:
         middle = self.source.middle(u)
         with torch.enable_grad():
             steps, batch_size = options.steps, options.batch_size
-            return fit_guide(u, z, middle, sizes, steps, batch_size, self.generator, on_tenth, self.threads)
+            slopes = partial(self._slopes, u, z)
+            return fit_guide(u, z, middle, sizes, steps, batch_size, self.generator, on_tenth, self.threads, slopes)
+
+    def _slopes(self, u: Tensor, z: Tensor) -> Tensor:
+        """The gradient of `log p(z | u)` with respect to `u` `(n, d)`, for pairs with `z` `(n, k)`."""
+
+        @torch.enable_grad()  # which a thread does not take over from who waits for it
+        def slope(u: Tensor, z: Tensor) -> Tensor:
+            u = u.detach().requires_grad_()
+            log_p = self.source.log_prob(u.unsqueeze(1), z.unsqueeze(1))
+            return torch.autograd.grad(log_p.sum(), u)[0].nan_to_num(0.0, 0.0, 0.0)
+
+        return torch.cat(self.threads.map(slope, u.split(ROWS), z.split(ROWS)))
 
     def target(self) -> Target:
         """The posteriors up to a constant."""

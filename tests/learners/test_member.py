@@ -50,6 +50,21 @@ def test_every_kind_is_a_density_from_which_it_draws(kind: str) -> None:
     assert float(ratio.mean()) == pytest.approx(1.0, abs=5 * float(ratio.std()) / len(draws) ** 0.5)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rounded"])
+def test_its_slope_is_that_of_its_density(kind: str) -> None:
+    member, _ = fitted(kind)
+    member = member.double()  # for the differences
+    u, z = (column.double() for column in curve(20, 7))
+    at = u.requires_grad_()
+    (slope,) = torch.autograd.grad(member.log_prob(at, z).sum(), at)
+    step = 1e-5
+    with torch.no_grad():
+        for i in range(2):
+            moved = step * torch.eye(2, dtype=torch.float64)[i]
+            difference = (member.log_prob(u + moved, z) - member.log_prob(u - moved, z)) / (2 * step)
+            torch.testing.assert_close(slope[:, i], difference, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["linear", "gaussian", "committee-gaussian", "process"])
 def test_the_middle_of_what_is_symmetric_is_its_mean(kind: str) -> None:
     member, _ = fitted(kind)
