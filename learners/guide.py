@@ -68,7 +68,7 @@ class GuideOptions:
     hidden: tuple[int, ...] = (192, 192, 192)
     guess: tuple[int, ...] = (128, 128, 128)
     scales: tuple[int, ...] = (64, 64)
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
 
 
 class Guide(nn.Module):
