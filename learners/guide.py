@@ -22,9 +22,10 @@ from __future__ import annotations
 __all__ = ["Guide", "GuideOptions", "fit_guide"]
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -52,6 +53,10 @@ _LOST, _JUDGED = 0.15, 4000
 _EARLY, _LEAST_STEPS = 0.3, 500
 #: Share of the steps after which the source's slopes are learned too: before it the emulator's are far from any.
 _LATE = 0.4
+#: Share of the pairs that have slopes, and of a batch: they take five times as long as the rest of the loss.
+_SLOPED = 0.25
+
+_Pairs = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,8 @@ class Guide(nn.Module):
         """Degrees of freedom of each number, `(k,)`."""
         return self.log_degrees.clamp(*LOG_DEGREES).exp()
 
-    def loss(self, u: Tensor, z: Tensor, middle: Tensor, slope: Tensor | None = None) -> Tensor:
-        """The loss of pairs `u` `(n, d)`, `z` `(n, k)` with the source's middles `(n, k)`, as in the module.
-
-        The last term is that of later steps, which have the source's `slope` `(n, d)`: the gradient of `log p(z | u)`.
-        """
+    def loss(self, u: Tensor, z: Tensor, middle: Tensor) -> Tensor:
+        """The loss but for its last term, of pairs `u` `(n, d)`, `z` `(n, k)` with the source's middles `(n, k)`."""
         m, s, degrees = self.middle(u), self.log_scale(u).clamp(*LOG_SCALES), self.degrees
         error = (middle - m) / s.detach().exp().clamp(min=_FINE)
         half = (degrees + 1) / 2
@@ -120,10 +122,10 @@ class Guide(nn.Module):
         student = student + torch.lgamma(degrees / 2) - torch.lgamma(half) + degrees.log() / 2
         guessed = (self.guess(z) - u).square()
         loss: Tensor = _huber(error.square()).mean() + student.mean() + guessed.mean()
-        return loss if slope is None else loss + self._astray(u, z, slope)
+        return loss
 
-    def _astray(self, u: Tensor, z: Tensor, slope: Tensor) -> Tensor:
-        """How far its steps lead from the source's."""
+    def astray(self, u: Tensor, z: Tensor, slope: Tensor) -> Tensor:
+        """The last term: how far steps lead from the source's, with gradients `slope` `(n, d)` of `log p(z | u)`."""
         eye = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
         _, gradient, information = scored(torch, u, z, _layers(self.middle), _layers(self.log_scale), self.degrees, eye)
         error = gradient + u - slope
@@ -160,7 +162,7 @@ def fit_guide(
     generator: torch.Generator,
     on_tenth: Callable[[int, float], None] | None = None,
     threads: Threads | None = None,
-    slopes: Callable[[], Tensor] | None = None,
+    slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Guide | None:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
 
@@ -173,7 +175,8 @@ def fit_guide(
         generator: Source of randomness on the CPU.
         on_tenth: Called with each tenth of the steps that is over and the loss of its last.
         threads: What shares the work of a step; None for the thread at hand.
-        slopes: Gives the gradients of `log p(z | u)` `(n, d)`; asked once, after two fifths of the steps.
+        slopes: Gives the source's gradients of `log p(z | u)` `(n, d)` for pairs; asked once, after two fifths of the
+            steps, for a quarter of the pairs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
@@ -184,25 +187,23 @@ def fit_guide(
     assert isinstance(averaged, Guide)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
     judged, early = (u[:_JUDGED], z[:_JUDGED]), max(_LEAST_STEPS, round(_EARLY * steps))
-    pairs_of_all: tuple[Tensor, ...] = (u, z, middle)
-    late = max(early, round(_LATE * steps))
+    late, few, sloped = max(early, round(_LATE * steps)), math.ceil(_SLOPED * len(u)), None
     for step in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(u), generator=generator)
         rows, order = order[:batch].to(u.device), order[batch:]
+        pairs: _Pairs = (u[rows], z[rows], middle[rows])
         if slopes is not None and step == late:
-            pairs_of_all = *pairs_of_all, slopes()
-        pairs = tuple(column[rows] for column in pairs_of_all)
-
-        def terms(count: int, pairs: tuple[Tensor, ...] = pairs) -> Iterator[Callable[[], Tensor]]:
-            for part in zip(*(t.tensor_split(count) for t in pairs), strict=True):
-                yield partial(_term, guide, part, len(part[0]) / len(pairs[0]))
-
-        descent.step(terms, batch)
+            sloped = u[:few], z[:few], slopes(u[:few], z[:few])
+        some: _Pairs | None = None
+        if sloped is not None:
+            rows = torch.randint(few, (math.ceil(_SLOPED * batch),), generator=generator).to(u.device)
+            some = sloped[0][rows], sloped[1][rows], sloped[2][rows]
+        descent.step(partial(_terms, guide, pairs, some), batch)
         tenth = 10 * (step + 1) // steps
         if on_tenth is not None and tenth > 10 * step // steps:
             with torch.no_grad():
-                on_tenth(tenth, float(guide.loss(*pairs[:3])))
+                on_tenth(tenth, float(guide.loss(*pairs)))
         if step + 1 == early and averaged.lost(*judged) > 2 * _LOST:
             return None
     guide.load_state_dict(averaged.state_dict())
@@ -213,8 +214,17 @@ def _huber(square: Tensor) -> Tensor:
     return (1 + square).sqrt() - 1
 
 
-def _term(guide: Guide, pairs: Sequence[Tensor], share: float) -> Tensor:
-    return guide.loss(*pairs) * share
+def _terms(guide: Guide, pairs: _Pairs, sloped: _Pairs | None, count: int) -> Iterator[Callable[[], Tensor]]:
+    """A step's loss as the sum of so many functions."""
+    parts = zip(*(column.tensor_split(count) for column in pairs), strict=True)
+    some = repeat(None) if sloped is None else zip(*(column.tensor_split(count) for column in sloped), strict=True)
+    for part, few in zip(parts, some, strict=False):
+        yield partial(_term, guide, part, few, len(part[0]) / len(pairs[0]))
+
+
+def _term(guide: Guide, pairs: _Pairs, sloped: _Pairs | None, share: float) -> Tensor:
+    loss = guide.loss(*pairs)
+    return (loss if sloped is None else loss + guide.astray(*sloped)) * share
 
 
 def _layers(network: MLP) -> Layers:
