@@ -53,8 +53,8 @@ _LOST, _JUDGED = 0.15, 4000
 _EARLY, _LEAST_STEPS = 0.3, 500
 #: Share of the steps after which the source's slopes are learned too: before it the emulator's are far from any.
 _LATE = 0.4
-#: Share of the pairs that have slopes, and of a batch: they take five times as long as the rest of the loss.
-_SLOPED = 0.25
+#: One of so many pairs has slopes, and of a batch: they take six times as long as the rest of the loss.
+_SLOPED = 4
 
 _Pairs = tuple[Tensor, Tensor, Tensor]
 
@@ -187,17 +187,18 @@ def fit_guide(
     assert isinstance(averaged, Guide)
     batch, order = min(batch_size, len(u)), torch.zeros(0, dtype=torch.long)
     judged, early = (u[:_JUDGED], z[:_JUDGED]), max(_LEAST_STEPS, round(_EARLY * steps))
-    late, few, sloped = max(early, round(_LATE * steps)), math.ceil(_SLOPED * len(u)), None
+    late, sloped = max(early, round(_LATE * steps)), None
     for step in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(u), generator=generator)
         rows, order = order[:batch].to(u.device), order[batch:]
         pairs: _Pairs = (u[rows], z[rows], middle[rows])
         if slopes is not None and step == late:
-            sloped = u[:few], z[:few], slopes(u[:few], z[:few])
+            # Every fourth: pairs from near an observation come after those of the prior.
+            sloped = u[::_SLOPED], z[::_SLOPED], slopes(u[::_SLOPED], z[::_SLOPED])
         some: _Pairs | None = None
         if sloped is not None:
-            rows = torch.randint(few, (math.ceil(_SLOPED * batch),), generator=generator).to(u.device)
+            rows = torch.randint(len(sloped[0]), (math.ceil(batch / _SLOPED),), generator=generator).to(u.device)
             some = sloped[0][rows], sloped[1][rows], sloped[2][rows]
         descent.step(partial(_terms, guide, pairs, some), batch)
         tenth = 10 * (step + 1) // steps

@@ -133,8 +133,8 @@ class Teaching:
         middle = self.source.middle(u)
         with torch.enable_grad():
             steps, batch_size = options.steps, options.batch_size
-            rest = self.generator, on_tenth, self.threads, self._slopes
-            return fit_guide(u, z, middle, sizes, steps, batch_size, *rest)
+            learning = self.generator, on_tenth, self.threads, self._slopes
+            return fit_guide(u, z, middle, sizes, steps, batch_size, *learning)
 
     def _slopes(self, u: Tensor, z: Tensor) -> Tensor:
         """The gradient of `log p(z | u)` with respect to `u` `(n, d)`, for pairs with `z` `(n, k)`."""
