@@ -39,14 +39,22 @@ class LocationScale(LazyTransform):
         hidden: Widths of the hidden layers.
         gate: Factor `(*, 1)` on everything learned, computed from `c`: zero gives the identity.
         full: Whether the correlations depend on `c`: the regression then has a full covariance.
+        graded: Whether they do by a factor only, `sigmoid(g(c)) L` off the diagonal. What a mean has not learned yet is
+            correlated, and is much in some places and next to nothing in others.
     """
 
     def __init__(
-        self, features: int, context: int, hidden: Sequence[int], gate: Gate | None = None, full: bool = False
+        self,
+        features: int,
+        context: int,
+        hidden: Sequence[int],
+        gate: Gate | None = None,
+        full: bool = False,
+        graded: bool = False,
     ) -> None:
         super().__init__()
-        self.features, self.gate, self.full = features, gate, full
-        entries = features * (features - 1) // 2 if full else 0
+        self.features, self.gate, self.full, self.graded = features, gate, full, graded
+        entries = features * (features - 1) // 2 if full else int(graded)
         self.network = MLP(context, 2 * features + entries, hidden, activation=nn.SiLU)
         self.linear = nn.Linear(context, 2 * features)
         nn.init.zeros_(self.network[-1].weight)
@@ -65,6 +73,8 @@ class LocationScale(LazyTransform):
             varying = lower.new_zeros(*c.shape[:-1], *lower.shape)
             varying[..., row, column] = entries
             lower = lower + varying
+        elif self.graded:
+            lower = lower * torch.sigmoid(entries).unsqueeze(-1)
         if self.gate is not None:
             gate = self.gate(c)
             phi = phi * gate
@@ -125,9 +135,9 @@ class _LocationScaleTransform(Transform):
         return z, self.log_abs_det_jacobian(v, z)
 
 
-def gaussian_flow(features: int, context: int, hidden: Sequence[int], full: bool = False) -> Flow:
-    """Heteroscedastic Gaussian regression with constant correlations, or a full covariance."""
-    return _flow(features, [LocationScale(features, context, hidden, full=full)])
+def gaussian_flow(features: int, context: int, hidden: Sequence[int], full: bool = False, graded: bool = False) -> Flow:
+    """Heteroscedastic Gaussian regression with constant correlations, graded ones, or a full covariance."""
+    return _flow(features, [LocationScale(features, context, hidden, full=full, graded=graded)])
 
 
 def affine_flow(

@@ -48,6 +48,7 @@ class Kind:
         tailed: Whether splines have affine tails.
         process: Whether a Gaussian process is the mean.
         committee: Whether a committee is the mean.
+        graded: Whether correlations are graded, see `LocationScale`.
         waves: Number of frequencies among the features.
         constant: Whether the shape of what the regression leaves is the same for all u.
         linear_start: Whether the regression starts from least squares: better where the simulator is smooth, worse
@@ -60,6 +61,7 @@ class Kind:
     tailed: bool = False
     process: bool = False
     committee: bool = False
+    graded: bool = False
     waves: int = 0
     constant: bool = False
     linear_start: bool = False
@@ -77,6 +79,7 @@ KINDS = {
     "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
     "rounded": Kind("rounded"),
     "committee-gaussian": Kind("gaussian", committee=True),
+    "committee-graded": Kind("gaussian", committee=True, graded=True),
 }
 
 
@@ -105,7 +108,7 @@ class Member(nn.Module):
         elif self.kind.flow == "linear":
             self.flow = gaussian_flow(features, inputs, ())
         elif self.kind.flow == "gaussian":
-            self.flow = gaussian_flow(features, inputs, hidden, full)
+            self.flow = gaussian_flow(features, inputs, hidden, full, self.kind.graded)
         elif self.kind.flow == "affine":
             transforms = 1 if features > _WIDE else self.kind.transforms
             self.flow = affine_flow(features, inputs, hidden, transforms)

@@ -78,7 +78,7 @@ class SurrogateOptions:
         if self.members:
             return self.members
         if dim_x > _SPLINE_DIM:
-            return ("gaussian", "affine", "rounded", "committee-gaussian", "committee-gaussian")
+            return ("gaussian", "affine", "rounded", "committee-graded", "committee-graded")
         flows = ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves")
         return (*flows, "process", "location", "rounded")
 

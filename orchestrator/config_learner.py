@@ -46,6 +46,7 @@ class LearnerConfig(Section):
             "location",
             "rounded",
             "committee-gaussian",
+            "committee-graded",
         ]
     ] = []
     """Kinds of the surrogate ensemble's members; empty chooses by the dimension of x."""

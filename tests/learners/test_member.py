@@ -65,7 +65,7 @@ def test_its_slope_is_that_of_its_density(kind: str) -> None:
             torch.testing.assert_close(slope[:, i], difference, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["linear", "gaussian", "committee-gaussian", "process"])
+@pytest.mark.parametrize("kind", ["linear", "gaussian", "committee-gaussian", "committee-graded", "process"])
 def test_the_middle_of_what_is_symmetric_is_its_mean(kind: str) -> None:
     member, _ = fitted(kind)
     u = curve(3, 5)[0]
@@ -126,6 +126,36 @@ def test_single_simulations_that_go_wrong_do_not_move_a_committee() -> None:
     fresh_u, fresh_z = curve(1000, 5)
     with torch.no_grad():
         assert float((fresh_z - mean(fresh_u)).abs().quantile(0.68)) < 0.2
+
+
+def test_graded_correlations_are_where_there_are_some() -> None:
+    """What two columns share is large on one side of u and nothing on the other: constant ones fit neither."""
+
+    def draw(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        u = torch.randn(n, 2, generator=generator)
+        shared = torch.sigmoid(8 * u[:, :1]) * torch.randn(n, 1, generator=generator)
+        return u, shared + 0.5 * torch.randn(n, 2, generator=generator)
+
+    def member(graded: bool) -> Member:
+        torch.manual_seed(0)
+        made = Member("committee-graded" if graded else "committee-gaussian", 2, 2, (32, 32))
+        rows = torch.arange(4000)
+        options = TrainOptions(max_epochs=40, patience=10)
+        made.fit(*draw(4000, 1), rows % 10 == 0, options, torch.Generator().manual_seed(2))
+        return made
+
+    def correlation(made: Member, u_1: float) -> float:
+        with torch.no_grad():
+            draws = made.sample(torch.tensor([[u_1, 0.0]]).expand(20_000, 2))
+        return float(torch.corrcoef(draws.T)[0, 1])
+
+    graded, constant = member(True), member(False)
+    assert correlation(graded, -1.5) < 0.15 < 0.6 < correlation(graded, 1.5)  # 0 and 0.8
+    assert correlation(constant, -1.5) > 0.3
+    u, z = draw(4000, 3)
+    with torch.no_grad():
+        assert graded.log_prob(u, z).mean() > constant.log_prob(u, z).mean() + 0.03
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
