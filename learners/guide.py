@@ -48,6 +48,9 @@ _FAR = 3.0
 _FINE = 0.02
 #: Share of the pairs that a guide may not find, and how many of them it is judged by.
 _LOST, _JUDGED = 0.15, 4000
+#: Share below which its word is trusted so far that the flow is one in its frames: a pair that is far from its hint is
+#: farther in units of a width that is too small, and to reach it all of the flow's tails become heavy.
+_TRUSTED = 0.03
 #: Share of its steps, and their number at least, after which one that finds far fewer is given up: it takes a third of
 #: the time of the network, which can use it better.
 _EARLY, _LEAST_STEPS = 0.3, 500
@@ -84,13 +87,13 @@ class Guide(nn.Module):
         dim_u: Dimension d of `u`.
         dim_z: Dimension k of the scaled data.
         options: See `GuideOptions`.
-        framed: Whether it has frames; saves of formats before 6 have none.
+        framed: Whether it has frames.
     """
 
     def __init__(self, dim_u: int, dim_z: int, options: GuideOptions, framed: bool = True) -> None:
         super().__init__()
         self.dim, self.options, self.framed = 2 * dim_u, options, framed
-        self._told = self.dim + (frame_size(dim_u) if framed else 0)
+        self._frame = frame_size(dim_u)
         self.guess = MLP(dim_z, dim_u, options.guess, activation=nn.SiLU)
         self.middle = MLP(dim_u, dim_z, options.hidden, activation=nn.SiLU)
         self.log_scale = MLP(dim_u, dim_z, options.scales, activation=nn.SiLU)
@@ -103,10 +106,10 @@ class Guide(nn.Module):
 
         def tell(part: Tensor) -> Tensor:
             told: Tensor = hints(torch, part, guess, middle, log_scale, self.degrees)
-            return told[:, : self._told]
+            return told if self.framed else told[:, : self.dim]
 
         told = torch.cat([self._parts.map(tell, part) for part in z.reshape(-1, z.shape[-1]).split(ROWS)])
-        return told.reshape(*z.shape[:-1], self._told)
+        return told.reshape(*z.shape[:-1], self.dim + (self._frame if self.framed else 0))
 
     @property
     def degrees(self) -> Tensor:
@@ -166,7 +169,8 @@ def fit_guide(
 ) -> Guide | None:
     """A guide that has learned from pairs `u` `(n, d)` and `z` `(n, k)` of a source with middles `(n, k)`.
 
-    None if it does not find most of them, which is where posteriors are of several pieces.
+    None if it does not find most of them, which is where posteriors are of several pieces; with frames only if it
+    finds nearly all.
 
     Arguments:
         u, z, middle: Pairs, drawn from wherever posteriors are asked for.
@@ -208,7 +212,9 @@ def fit_guide(
         if step + 1 == early and averaged.lost(*judged) > 2 * _LOST:
             return None
     guide.load_state_dict(averaged.state_dict())
-    return guide.eval().requires_grad_(False) if guide.lost(*judged) < _LOST else None
+    lost = guide.lost(*judged)
+    guide.framed = guide.framed and lost < _TRUSTED
+    return guide.eval().requires_grad_(False) if lost < _LOST else None
 
 
 def _huber(square: Tensor) -> Tensor:

@@ -131,6 +131,18 @@ def test_where_posteriors_are_of_two_pieces_it_is_given_up_early_but_not_before_
     assert tenths == list(range(1, told + 1))
 
 
+@pytest.mark.parametrize(("share", "framed"), [(0.0, True), (0.08, False)])
+def test_it_has_frames_where_it_finds_nearly_all(share: float, framed: bool) -> None:
+    """A share of the noise is fifty times as wide: hints are then far from the parameters, in their own widths."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(20_000, 1, generator=generator)
+    wide = torch.rand(20_000, 1, generator=generator) < share
+    z = u + torch.where(wide, 1.0, 0.02) * torch.randn(20_000, 1, generator=generator)
+    guide = fit_guide(u, z, u, SMALL, 800, 512, generator)
+    assert guide is not None
+    assert guide.framed == framed
+
+
 @pytest.mark.parametrize(
     ("guide", "embedding", "trunk", "version"),
     [(False, None, False, 2), (False, "mlp", False, 3), (True, None, True, 6), (False, None, True, 5)],
@@ -187,11 +199,22 @@ def test_without_a_density_of_x_there_is_none(linear_gaussian: LinearGaussian, g
     assert posterior.network.guide is None
 
 
-def test_a_saved_guide_guides(linear_gaussian: LinearGaussian, guided: LearnerOptions, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trusted", "version"), [(0.0, 4), (1.0, 6)])
+def test_a_saved_guide_guides(
+    trusted: float,
+    version: int,
+    linear_gaussian: LinearGaussian,
+    guided: LearnerOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("learners.guide._TRUSTED", trusted)
     theta, x = linear_gaussian.draw(300, seed=1)
     posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), guided)
     loaded = TemperedPosterior.load(posterior.save(tmp_path))
+    assert json.loads((tmp_path / "posterior.json").read_text())["format"] == version
     assert loaded.network.guide is not None
+    assert loaded.network.guide.framed == (trusted > 0)
     torch.testing.assert_close(loaded.log_prob(theta, x), posterior.log_prob(theta, x))
     drawing = DrawingPosterior.load(tmp_path)
     assert drawing is not None
