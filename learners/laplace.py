@@ -49,7 +49,7 @@ def framed(xp: Any, information: Any, eye: Any) -> tuple[Any, Any]:
     eigenvalues, vectors = xp.linalg.eigh((known + known.mT) / 2)
     eigenvalues = xp.clip(eigenvalues, 0.0, _MOST_KNOWN)
     variances = (vectors * vectors / (1 + eigenvalues)[:, None, :]).sum(-1)
-    return xp.concatenate([eigenvalues, vectors.reshape(len(vectors), -1)], -1), variances
+    return xp.concatenate([eigenvalues, vectors.reshape(len(vectors), len(eye) ** 2)], -1), variances
 
 
 def tempered(mode: Any, frame: Any, beta: Any) -> Normal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,13 @@ def test_what_is_no_number_leaves_the_prior() -> None:
     of_numpy, _ = framed(np, f.numpy(), np.eye(2, dtype=np.float32))
     assert of_numpy.dtype == np.float32
     assert np.isfinite(of_numpy).all()
+
+
+@pytest.mark.parametrize("xp", [torch, np])
+def test_of_nothing_there_are_no_frames(xp: Any) -> None:
+    frames, variances = framed(xp, xp.zeros((0, 2, 2)), xp.eye(2))
+    assert frames.shape == (0, frame_size(2))
+    assert variances.shape == (0, 2)
 
 
 def network(d: int, framed: bool = True) -> PosteriorNetwork:
