@@ -46,7 +46,9 @@ def framed(xp: Any, information: Any, eye: Any) -> tuple[Any, Any]:
     known = information - eye
     finite = xp.isfinite(known).all(-1).all(-1)
     known = xp.where(finite[:, None, None], known, 0 * eye)
-    eigenvalues, vectors = xp.linalg.eigh((known + known.mT) / 2)
+    # In double precision, so that libraries agree in what single precision can tell.
+    symmetric = xp.asarray((known + known.mT) / 2, dtype=xp.float64)
+    eigenvalues, vectors = (xp.asarray(part, dtype=known.dtype) for part in xp.linalg.eigh(symmetric))
     eigenvalues = xp.clip(eigenvalues, 0.0, _MOST_KNOWN)
     variances = (vectors * vectors / (1 + eigenvalues)[:, None, :]).sum(-1)
     return xp.concatenate([eigenvalues, vectors.reshape(len(vectors), len(eye) ** 2)], -1), variances

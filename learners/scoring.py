@@ -31,8 +31,8 @@ ROWS = 2048
 _FURTHEST, _LONGEST = 5.0, 2.0
 #: Of the damping: at first, and its bounds.
 _DAMPING, _LEAST, _MOST = 1e-2, 1e-4, 1e4
-#: Least variance.
-_SMALLEST = 1e-12
+#: Least variance, and what rounding leaves uncertain of a cost.
+_SMALLEST, _ROUNDING = 1e-12, 1e-6
 
 
 def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, degrees: Any) -> Any:
@@ -56,7 +56,8 @@ def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, deg
         length = (step * step).sum(-1)[:, None] ** 0.5
         tried = xp.clip(u + step * (_LONGEST / xp.clip(length, _LONGEST, None)), -_FURTHEST, _FURTHEST)
         found = scored(xp, tried, z, *emulator)
-        better = found[0] < cost
+        # What is no worse but for rounding is taken: at the end steps count that the cost is too coarse to tell.
+        better = found[0] < cost + _ROUNDING * abs(cost)
         u = xp.where(better[:, None], tried, u)
         cost = xp.where(better, found[0], cost)
         gradient = xp.where(better[:, None], found[1], gradient)

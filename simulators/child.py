@@ -137,7 +137,7 @@ class Child:
         The latter counts from the first row without an outcome; None if no simulation was running.
         """
         received: list[Outcomes] = []
-        count = 0
+        count, forged = 0, False
         budget = self.spec.timeout
         if budget is not None and self.spec.batched:
             budget *= len(theta)
@@ -160,13 +160,14 @@ class Child:
         except (EOFError, BrokenPipeError):
             status, reason = self._death()
         except _WrongAnswerError:
-            status = Status.CRASHED
+            forged, status = True, Status.CRASHED
             reason = "the simulator's process answered what it was not asked, and was killed: it must not write there"
         else:
             return received, None, None
         row, began = int(self._progress[0]), float(self._progress[1])
         seconds = max(0.0, time.perf_counter() - began)
-        running = row >= count and began < math.inf
+        # Who sent a wrong answer is not known: the next simulation may have begun before it was read.
+        running = row >= count and began < math.inf and not forged
         failure = Outcome(status, None, reason, time.time() - seconds, seconds)
         return received, failure, row - count if running else None
 

@@ -95,7 +95,11 @@ def test_what_is_saved_draws_the_same(
     theta, x = repeated(linear_gaussian, 200, 0)
     posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, options=options, embedding=embedding)
     assert posterior.dim_x == 12 and posterior.features(x).shape == (200, 3)
-    assert json.loads((posterior.save(tmp_path) / "posterior.json").read_text())["format"] in (4, 6)  # a guide, with frames or without
+    saved = json.loads((posterior.save(tmp_path) / "posterior.json").read_text())
+    assert saved["format"] in (4, 6)  # a guide, without frames or with
+        4,
+        6,
+    )  # a guide, with frames or without
     loaded = TemperedPosterior.load(tmp_path, embedding=Halves() if kind == "own" else None)
     for x_o in (x[0], 100 * x[1]):
         draws = posterior.sample((20,), x=x_o, beta=0.5, seed=0)

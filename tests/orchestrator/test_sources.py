@@ -92,7 +92,7 @@ def test_a_cost_and_an_embedding_of_ones_own(tmp_path: Path, monkeypatch: pytest
 def test_an_embedding_of_series(tmp_path: Path) -> None:
     result = run(tmp_path, embedding="conv1d", embedding_dim=2, members=["gaussian"])
     saved = json.loads((result.directory / "posterior" / "posterior.json").read_text())
-    assert (saved["format"], saved["embedding"]["kind"], saved["embedding"]["dim"]) == (4, "conv1d", 2)
+    assert (saved["format"], saved["embedding"]["kind"], saved["embedding"]["dim"]) == (6, "conv1d", 2)
     loaded = TemperedPosterior.load(result.directory)
     draws = loaded.sample((200,), beta=0.5, seed=0)
     torch.testing.assert_close(draws, result.posterior.sample((200,), beta=0.5, seed=0))

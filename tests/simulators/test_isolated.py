@@ -21,6 +21,7 @@ import pytest
 from liveness import is_dead
 
 import simulators
+from simulators.child import Child
 from simulators.errors import SimulatorError
 from simulators.isolated import IsolatedSimulator
 from simulators.outcome import Array, Outcome, Outcomes, Status
@@ -330,6 +331,35 @@ def forges(theta: Array) -> Any:
     elif theta[0] == 2:
         threading.Thread(target=write_later, daemon=True).start()
     return theta
+
+
+def forges_or_hangs_once(theta: Array) -> Any:
+    """Forges an outcome for theta = 1; for any other it hangs the first time, and has a result the second."""
+    if theta[0] == 1:
+        return forges(theta)
+    begun = Path(os.environ["TEST_FOLDER"], "begun")
+    if not begun.exists():
+        begun.touch()
+        time.sleep(PATIENCE)
+    return theta
+
+
+def test_who_began_before_a_wrong_answer_was_read_is_not_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = Child._receive
+
+    def late(self: Child) -> dict[str, Any]:
+        wait_for((tmp_path / "begun").exists)
+        return receive(self)
+
+    spec = SimulatorSpec(pickled=cloudpickle.dumps(forges_or_hangs_once), timeout=PATIENCE)
+    with IsolatedSimulator(spec, {"TEST_FOLDER": str(tmp_path)}) as simulator:
+        simulator.start()
+        monkeypatch.setattr(Child, "_receive", late)
+        forged, after = run(simulator, 1, 3)
+        assert "answered what it was not asked" in forged.reason
+        assert values([after]) == [3]
 
 
 def test_what_was_not_asked_for_is_no_result(tmp_path: Path) -> None:
