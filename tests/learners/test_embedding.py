@@ -97,9 +97,6 @@ def test_what_is_saved_draws_the_same(
     assert posterior.dim_x == 12 and posterior.features(x).shape == (200, 3)
     saved = json.loads((posterior.save(tmp_path) / "posterior.json").read_text())
     assert saved["format"] in (4, 6)  # a guide, without frames or with
-        4,
-        6,
-    )  # a guide, with frames or without
     loaded = TemperedPosterior.load(tmp_path, embedding=Halves() if kind == "own" else None)
     for x_o in (x[0], 100 * x[1]):
         draws = posterior.sample((20,), x=x_o, beta=0.5, seed=0)
