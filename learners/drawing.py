@@ -100,9 +100,9 @@ class DrawingPosterior:
         with _ONE_THREAD, self._threads.limit(limits=1, user_api="blas"):
             z = self._scaled(x)
             warning = unlike(self._p_value(z))
-            hints, frames = (None, None) if self._guide is None else self._guide(z)
-            context, gate = self._context(z if hints is None else np.concatenate([z, hints], axis=-1), beta)
-            regression, start = self._regression.at(context, gate), _start(hints, frames, beta)
+            said, frames = (None, None) if self._guide is None else self._guide(z)
+            context, gate = self._context(z if said is None else np.concatenate([z, said], axis=-1), beta)
+            regression, unwhitened = self._regression.at(context, gate), _unwhitening(said, frames, beta)
             of_contexts = [transform.told(context) for transform in self._transforms]
             done = 0
             for n in pieces(count, rows):
@@ -110,7 +110,7 @@ class DrawingPosterior:
                 v = noisy.reshape(-1, self.dim_theta).T.copy()
                 for transform, of_context in zip(reversed(self._transforms), reversed(of_contexts), strict=True):
                     v = transform.invert(v, spread(of_context, (rows,), (n, rows)), gate)
-                u = start(regression(v.reshape(self.dim_theta, n, rows)))
+                u = unwhitened(regression(v.reshape(self.dim_theta, n, rows)))
                 draws[done : done + n] = self._to_theta(u)
                 done += n
         if warning is not None:
@@ -168,15 +168,15 @@ class _Guide:
         with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
             told = [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
         d = self.middle[0][0].shape[1]
-        hints_of_all, frames = np.split(np.concatenate(told), [2 * d], axis=-1)
-        return hints_of_all, frames if self.framed else None
+        said, frames = np.split(np.concatenate(told), [2 * d], axis=-1)
+        return said, frames if self.framed else None
 
 
-def _start(hints: np.ndarray | None, frames: np.ndarray | None, beta: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The inverse of `LaplaceFlow`'s own transform, of `v` `(n, b, d)`."""
-    if hints is None or frames is None:
+def _unwhitening(said: np.ndarray | None, frames: np.ndarray | None, beta: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of `LaplaceFlow`'s own transform, of `v` `(n, b, d)`; without frames `v` itself."""
+    if said is None or frames is None:
         return lambda v: v
-    mode = hints[:, : hints.shape[-1] // 2]
+    mode = said[:, : said.shape[-1] // 2]
     normal = tempered(mode, frames, np.float32(beta))
     root = normal.root(-0.5)
     return lambda v: (v.swapaxes(0, 1) @ root).swapaxes(0, 1) + normal.mean

@@ -10,9 +10,10 @@ simulations: its middles are regressed on those of the source without noise,
     - \log t_{\nu_j}\big(z_{ij};\, m_j(u_i), e^{s_j(u_i)}\big) + \lVert u_i - h(z_i) \rVert^2
     + \sum_i \rho\big(\lVert F_i^{-1/2} (g_i - \bar g_i) \rVert\big)
 
-with a pseudo-Huber function `rho`; `s` and `nu` learn from the second term, the first guess `h` from the third. The
-last, of later steps, is what counts in the end: how far, in standard deviations, a step with the emulator's gradient
-`g` leads from one with that of the source, `\bar g`.
+with a pseudo-Huber function `rho`; of the first three terms `m` learns from the first, `s` and `nu` from the second,
+the first guess `h` from the third. The last, of later steps, teaches all of the emulator what counts in the end: how
+far, in standard deviations, a step with its gradient `g` leads from one with that of the source, `\bar g`.
+
 Where posteriors are of several pieces the hints are of one, by chance: no use to the network, which is then better off
 without a guide. (Scores at a guess as summaries: Alsing & Wandelt 2018, arXiv 1712.00012.)
 """
