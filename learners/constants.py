@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BOUND",
+    "FIRST_SCORING_STEPS",
     "GATE",
     "KNEE",
     "LOG_DEGREES",
@@ -12,7 +13,6 @@ __all__ = [
     "MAX_LOG_SCALE",
     "MIN_POSITIVE",
     "OLD_MIN_POSITIVE",
-    "SCORING_STEPS",
     "TINY",
 ]
 
@@ -37,5 +37,5 @@ LOG_SLOPE = -math.log(1e-3)
 LOG_SCALES = (-7.0, 5.0)
 #: Between these lie the logarithms of an emulator's degrees of freedom.
 LOG_DEGREES = (0.7, 6.0)
-#: Steps from the first guess of where a posterior lies.
-SCORING_STEPS = 3
+#: Steps from the first guess of where a posterior lies, in saves that do not say.
+FIRST_SCORING_STEPS = 3

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from threadpoolctl import ThreadpoolController
 
 from .asking import check_beta, check_x, noise, pieces, unlike
-from .constants import GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, OLD_MIN_POSITIVE
+from .constants import FIRST_SCORING_STEPS, GATE, KNEE, LOG_DEGREES, MAX_LOG_SCALE, OLD_MIN_POSITIVE
 from .laplace import tempered
 from .saved_check import check_parts
 from .saved_files import DAMAGE, TENSORS, damaged, read_spec
@@ -61,7 +61,7 @@ class DrawingPosterior:
             arrays[f"familiarity.{key}"] for key in ("mean", "precision", "distances")
         )
         guide = network.get("guide")
-        self._guide = None if guide is None else _Guide(_part(arrays, "network.guide."), guide.get("framed") is True)
+        self._guide = None if guide is None else _Guide(_part(arrays, "network.guide."), guide)
         flow = "network.flow.transform.transforms."
         self._regression = _Regression(_part(arrays, f"{flow}0."))
         count = network["options"]["transforms"]
@@ -155,8 +155,8 @@ class DrawingPosterior:
 class _Guide:
     """`Guide`."""
 
-    def __init__(self, arrays: Arrays, framed: bool) -> None:
-        self.framed = framed
+    def __init__(self, arrays: Arrays, spec: dict[str, Any]) -> None:
+        self.framed, self.steps = spec.get("framed") is True, spec.get("steps", FIRST_SCORING_STEPS)
         self.guess, self.middle, self.log_scale = (
             _layers(arrays, f"{name}.") for name in ("guess", "middle", "log_scale")
         )
@@ -166,7 +166,8 @@ class _Guide:
         """Of scaled data `(b, k)` the hints `(b, 2 d)` and the frames, if the network has them."""
         parts = np.array_split(z, max(1, math.ceil(len(z) / ROWS)))
         with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
-            told = [hints(np, part, self.guess, self.middle, self.log_scale, self.degrees) for part in parts]
+            networks = self.guess, self.middle, self.log_scale
+            told = [hints(np, part, *networks, self.degrees, self.steps) for part in parts]
         d = self.middle[0][0].shape[1]
         said, frames = np.split(np.concatenate(told), [2 * d], axis=-1)
         return said, frames if self.framed else None

@@ -210,9 +210,9 @@ class Learner:
         options = replace(options, compiled=options.compiled or self.options.compiled)
         with bounded_threads(self.options.threads), self._threads() as threads:
             teaching = self._teaching(threads)
-            banks = teaching.banks(final)
+            guide = teaching.guide(_named("guide", on_progress)) if final else None
+            banks = teaching.banks(final, guide)
             self.focus = banks[0]
-            guide = teaching.guide(self.focus.particles, _named("guide", on_progress)) if final else None
             if final and guide is None and teaching.source.draws_x:
                 options = options.without_guide()
             if guide is not None or self.network is None or (final and self.network.guide is not None):
@@ -242,9 +242,12 @@ class Learner:
             raise TemperatureError(f"expected a temperature with 0 < beta < inf, got {beta:g}")
         check_count("n", n, least=0)
         x = as_x(x, self.features.known_scaling.dim, one=True)[None]
-        seen = x if self._fitted().sees_x else self.features(x)
+        z = self.features(x)
+        seen = x if self._fitted().sees_x else z
+        guide = None if self.network is None else self.network.guide
+        places = None if guide is None else guide.places(z)
         with self._threads() as threads:
-            return self.whitening.to_single(self._teaching(threads).walk(seen, beta, n).cpu())
+            return self.whitening.to_single(self._teaching(threads).walk(seen, beta, n, places).cpu())
 
     @property
     def predicts(self) -> bool:

@@ -15,6 +15,9 @@ import numpy as np
 #: What is saved: weights, orders and masks. Others would be taken for them with another meaning, or less precise.
 _KINDS = {np.dtype(name) for name in ("float32", "float64", "int64", "bool")}
 
+#: A guide takes fewer: a file that says otherwise would keep its reader busy.
+_MOST_STEPS = 100
+
 
 def check_parts(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Looks at what `posterior.json` and `posterior.safetensors` hold.
@@ -40,6 +43,8 @@ def check_parts(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> No
         _expect(len(found) == len(shape) and shape in (found, (-1,)), f"familiarity.{name} of shape {found}")
     distances = arrays["familiarity.distances"]
     _expect(distances.size > 0 and bool((np.diff(distances) >= 0).all()), "familiarity.distances not in order")
+    steps = network.get("guide", {}).get("steps", 1)
+    _expect(type(steps) is int and 0 < steps <= _MOST_STEPS, f"{steps} steps of scoring")
     _check_arrays(spec, arrays)
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from simulators.errors import SavedModelError, TemperflowError
 from simulators.formats import read_record
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 TENSORS, SPEC = "posterior.safetensors", "posterior.json"
 _REMEDY = "save the posterior again"
 #: What reading files with missing, surplus or altered parts may raise.

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from simulators.errors import SavedModelError
 
+from .constants import FIRST_SCORING_STEPS
 from .embedding import Embedding
 from .familiarity import Familiarity
 from .network import PosteriorNetwork
@@ -34,8 +35,8 @@ from .whitening import whitening_from_dict
 if TYPE_CHECKING:
     from torch import nn
 
-#: What readers of formats 2 to 5 understand too: all without an embedding, a guide, a trunk, frames.
-_WITHOUT_EMBEDDING, _WITHOUT_GUIDE, _WITHOUT_TRUNK, _WITHOUT_FRAMES = 2, 3, 4, 5
+#: What readers of formats 2 to 6 understand too: all without an embedding, a guide, a trunk, frames, more steps.
+_WITHOUT_EMBEDDING, _WITHOUT_GUIDE, _WITHOUT_TRUNK, _WITHOUT_FRAMES, _OF_FIRST_STEPS = 2, 3, 4, 5, 6
 
 
 def save_posterior(posterior: TemperedPosterior, directory: Path) -> Path:
@@ -127,8 +128,10 @@ def _weights(widths: list[int]) -> int:
 def _format(posterior: TemperedPosterior) -> int:
     """The lowest that says all: older versions read what they can."""
     guide = posterior.network.guide
-    if guide is not None and guide.framed:
+    if guide is not None and guide.steps != FIRST_SCORING_STEPS:
         return FORMAT_VERSION
+    if guide is not None and guide.framed:
+        return _OF_FIRST_STEPS
     if posterior.network.has_trunk:
         return _WITHOUT_FRAMES
     if guide is not None:

@@ -19,7 +19,7 @@ __all__ = ["ROWS", "Layers", "hints", "scored"]
 from collections.abc import Sequence
 from typing import Any
 
-from .constants import LOG_SCALES, SCORING_STEPS
+from .constants import LOG_SCALES
 from .laplace import framed
 
 #: Weights `(out, in)` and biases `(out,)` of a network with SiLU between its layers.
@@ -35,7 +35,7 @@ _DAMPING, _LEAST, _MOST = 1e-2, 1e-4, 1e4
 _SMALLEST, _ROUNDING = 1e-12, 1e-6
 
 
-def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, degrees: Any) -> Any:
+def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, degrees: Any, steps: int) -> Any:
     """What is told of each `z` `(n, k)`: mode, logarithms of the standard deviations, and frame, `(n, 3 d + d^2)`.
 
     Arguments:
@@ -44,13 +44,14 @@ def hints(xp: Any, z: Any, guess: Layers, middle: Layers, log_scale: Layers, deg
         guess: Network of the expected parameters, given `z`.
         middle, log_scale: The emulator: networks of middles and logarithms of scales, given parameters.
         degrees: Degrees of freedom, `(k,)`.
+        steps: How many steps of scoring are taken.
     """
     u = xp.clip(_forward(xp, guess, z), -_FURTHEST, _FURTHEST)
     eye = xp.eye(u.shape[1], dtype=u.dtype, device=u.device)
     emulator = middle, log_scale, degrees, eye
     damping = 0 * u[:, 0] + _DAMPING
     cost, gradient, information = scored(xp, u, z, *emulator)
-    for _ in range(SCORING_STEPS):
+    for _ in range(steps):
         damped = information * (1 + damping[:, None, None] * eye)
         step = xp.linalg.solve(damped, gradient[..., None])[..., 0]
         length = (step * step).sum(-1)[:, None] ** 0.5

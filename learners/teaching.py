@@ -19,6 +19,7 @@ from .distillation import DistillationOptions
 from .guide import Guide, fit_guide
 from .options import LearnerOptions
 from .pairs import JointPairs, ParticleBank, Target
+from .places import Places
 from .rows import RowView, evenly
 from .scoring import ROWS
 from .simulations import truncated_weights
@@ -30,6 +31,8 @@ from .whitening import Whitening, log_normal
 
 #: Numbers of x in the pairs that a guide learns from: of wide x fewer pairs do.
 _MOST_NUMBERS = 20_000_000
+#: Walks for the observations of a final training.
+_COPIES = 4
 #: So many draws are not all beyond reach by chance.
 _MANY = 100
 
@@ -66,32 +69,42 @@ class Teaching:
     x_o: Tensor | None = None
     threads: Threads = field(default_factory=lambda: Threads(1))
 
-    def banks(self, final: bool) -> list[ParticleBank]:
+    def observed(self, copies: int = 1, guide: Guide | None = None) -> ParticleBank:
+        """Particles for the observations of a targeted campaign, walked for so many times in all."""
+        assert self.z_o is not None, "there is no observation"
+        repeats = max(1, copies // len(self.z_o))
+        x_o = None if self.x_o is None else self.x_o.repeat(repeats, 1)
+        return self._bank(self.z_o.repeat(repeats, 1), x_o, self.options.focus, self.options.focus_share, guide)
+
+    def banks(self, final: bool, guide: Guide | None = None) -> list[ParticleBank]:
         """Particles for the observation, for x like it, and for x from everywhere that was simulated."""
         size = self.options.bank if final else self.options.bank // 8
         simulations = size // 2 if self.source.draws_x else size
         rows = torch.randperm(len(self.z), generator=self.generator)[:simulations]
         simulated, x = self.z[rows.to(self.z.device)], None if self.x is None else self.x[rows]
+        walk = self.options.tempering
         if self.z_o is None:
-            return [self._bank(self._joined(simulated, size, self._prior_u), x, self.options.tempering, 1.0)]
-        copies, share = max(1, (4 if final else 1) // len(self.z_o)), self.options.focus_share
-        x_o = None if self.x_o is None else self.x_o.repeat(copies, 1)
-        focus = self._bank(self.z_o.repeat(copies, 1), x_o, self.options.focus, share)
+            return [self._bank(self._joined(simulated, size, self._prior_u), x, walk, 1.0, guide)]
+        focus = self.observed(_COPIES if final else 1, guide)
 
         def like_observed(n: int) -> Tensor:
             density = TemperedDensity.from_particles(focus.particles, 1000, self.generator)
             return density.sample(n, self.generator)[0].to(self.z.device)
 
-        return [
-            focus,
-            self._bank(self._joined(simulated, size, like_observed), x, self.options.tempering, 1 - share),
-        ]
+        return [focus, self._bank(self._joined(simulated, size, like_observed), x, walk, 1 - focus.share, guide)]
 
-    def _bank(self, z: Tensor, x: Tensor | None, options: TemperingOptions, share: float) -> ParticleBank:
-        return ParticleBank(self.temper(z if x is None else x, options), z, share, x)
+    def _bank(
+        self, z: Tensor, x: Tensor | None, options: TemperingOptions, share: float, guide: Guide | None
+    ) -> ParticleBank:
+        places = None if guide is None else guide.places(z)
+        return ParticleBank(self.temper(z if x is None else x, options, places=places), z, share, x)
 
     def temper(
-        self, seen: Tensor, options: TemperingOptions, beta_range: tuple[float, float] | None = None
+        self,
+        seen: Tensor,
+        options: TemperingOptions,
+        beta_range: tuple[float, float] | None = None,
+        places: Places | None = None,
     ) -> TemperedParticles:
         """Particles for what the source sees of x `(m, k)`, at temperatures of `beta_range` or those of training."""
         target = self.target()
@@ -105,18 +118,19 @@ class Teaching:
             self.whitening.log_prior_ratio,
             self.z.device,
             rungs=(1.0,),
+            places=places,
         )
 
-    def walk(self, seen: Tensor, beta: float, n: int) -> Tensor:
+    def walk(self, seen: Tensor, beta: float, n: int, places: Places | None = None) -> Tensor:
         """`n` draws `u` `(n, d)` of the tempered posterior of one x; of which the source sees that, `(1, k)`."""
         # Few particles know neither where to go nor how far: more walk than are asked for.
         particles = max(n, self.options.focus.particles)
-        walked = self.temper(seen, replace(self.options.focus, particles=particles), (beta, beta))
+        walked = self.temper(seen, replace(self.options.focus, particles=particles), (beta, beta), places)
         return evenly(walked.u[-1], n)
 
     @torch.no_grad()
-    def guide(self, focus: TemperedParticles, on_tenth: Callable[[int, float], None] | None = None) -> Guide | None:
-        """What finds the posteriors of the source; of a targeted campaign half learned where those of `focus` lie.
+    def guide(self, on_tenth: Callable[[int, float], None] | None = None) -> Guide | None:
+        """What finds the posteriors of the source; of a targeted campaign half learned where the observations' lie.
 
         None if it does not find them, which is where they are of several pieces; and if the source draws no x, or
         counts, of which its emulator is no model.
@@ -127,7 +141,7 @@ class Teaching:
         n = min(options.pairs, _MOST_NUMBERS // self.z.shape[1])
         u = self._prior_u(n if self.z_o is None else n // 2)
         if self.z_o is not None:
-            density = TemperedDensity.from_particles(focus, 1000, self.generator)
+            density = TemperedDensity.from_particles(self.observed().particles, 1000, self.generator)
             u = torch.cat([u, density.sample(n - len(u), self.generator)[0].to(u)])
         u, z = self._predicted(u)
         middle = self.source.middle(u)

@@ -7,7 +7,8 @@ A sequential Monte Carlo sampler (Del Moral, Doucet & Jasra 2006) carries partic
 from the prior (`beta = 0`) up to `beta_high`, for a batch of `x` at once. Each `x` climbs its own ladder: the
 next beta is the largest that keeps the conditional effective sample size. After resampling, the particles move by
 Metropolis steps: differential evolution between particles (ter Braak & Vrugt 2008), which adapts to scale and
-correlation and jumps between modes, and preconditioned Crank-Nicolson steps, which preserve the prior.
+correlation and jumps between modes, and preconditioned Crank-Nicolson steps, which preserve the prior. If it is known
+about where the posteriors lie (`places.py`), every third move proposes that.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .places import Places
 
 #: Log-likelihood of what cannot have made x: a log-likelihood may have any constant, and losses any unit.
 IMPOSSIBLE = -1e30
@@ -79,6 +82,7 @@ def temper(
     log_prior_ratio: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str = "cpu",
     rungs: tuple[float, ...] = (),
+    places: Places | None = None,
 ) -> TemperedParticles:
     """Walks from the prior up to `beta_range[1]` for `num_x` observations at once.
 
@@ -92,13 +96,14 @@ def temper(
         log_prior_ratio: `r(u)`, where the whitened prior is not exactly normal.
         device: Where particles live.
         rungs: Betas at which every ladder must have a rung (the ends of the range always are).
+        places: Where the posteriors may lie.
 
     Returns:
         Particles at every rung with `beta` in `beta_range`.
     """
     low, high = beta_range
     stops = torch.tensor(sorted({low, high, *(b for b in rungs if low < b < high)}), dtype=torch.float64)
-    walk = _Walk(log_likelihood, num_x, dim, options, generator, log_prior_ratio, torch.device(device))
+    walk = _Walk(log_likelihood, num_x, dim, options, generator, log_prior_ratio, torch.device(device), places)
     rows: list[tuple[Tensor, ...]] = []
     while bool((walk.beta < high).any()):
         active = (walk.beta < high).nonzero().squeeze(-1)
@@ -132,8 +137,9 @@ class _Walk:
         generator: torch.Generator,
         log_prior_ratio: Callable[[Tensor], Tensor] | None,
         device: torch.device,
+        places: Places | None,
     ) -> None:
-        self.log_likelihood, self.log_prior_ratio = log_likelihood, log_prior_ratio
+        self.log_likelihood, self.log_prior_ratio, self.places = log_likelihood, log_prior_ratio, places
         self.generator, self.device = generator, device
         self.dim, self.step = dim, torch.full((num_x,), 1.0, dtype=torch.float32, device=device)
         # Every x has a ladder of its own spacing, so that together they cover the temperatures densely.
@@ -180,23 +186,29 @@ class _Walk:
     def move(self, active: Tensor, moves: int) -> Tensor:
         """Metropolis moves of the active x; returns their mean acceptance, `(a,)`."""
         accepted_total = torch.zeros(len(active), dtype=torch.float32)
+        place = None if self.places is None else self.places.at(active, self.beta[active])
         for k in range(moves):
             u, beta = self.u[active], self.beta[active].to(self.device)[:, None]
-            crank = k % 4 == 3
-            proposal = self._crank_nicolson(u) if crank else self._evolve(u, active, jump=k % 4 == 2)
+            placed, crank = place is not None and k % 3 == 0, k % 4 == 3
+            if place is not None and placed:
+                proposal = place.sample(u.shape[1], self._randn, self._rand)
+            else:
+                proposal = self._crank_nicolson(u) if crank else self._evolve(u, active, jump=k % 4 == 2)
             ell, ratio = self._evaluate(proposal, active)
             # From what is impossible the prior leads out: any gain would take a particle to where it never comes back.
             gain = torch.where(self.ell[active] > IMPOSSIBLE, beta * (ell - self.ell[active]), 0.0)
             log_accept = gain + ratio - self.ratio[active]
-            if not crank:
+            if placed or not crank:
                 log_accept = log_accept + 0.5 * (u.square().sum(-1) - proposal.square().sum(-1))
+            if place is not None and placed:
+                log_accept = log_accept + place.log_prob(u) - place.log_prob(proposal)
             accept = self._rand(*log_accept.shape).log().to(self.device) < log_accept
             self.u[active] = torch.where(accept[..., None], proposal, u)
             self.ell[active] = torch.where(accept, ell, self.ell[active])
             self.ratio[active] = torch.where(accept, ratio, self.ratio[active])
             rate = accept.float().mean(-1)
             accepted_total += rate.cpu() / moves
-            if k % 4 in (0, 1):
+            if not placed and k % 4 in (0, 1):
                 self.step[active] = (self.step[active] * torch.exp(rate - 0.25)).clamp(0.05, 2.0)
         return accepted_total
 

@@ -33,7 +33,7 @@ def test_of_a_linear_emulator_the_hints_are_the_exact_posterior() -> None:
     a, offset, scale = torch.randn(3, 2), torch.randn(3), torch.tensor([0.3, 0.5, 1.5])
     z = torch.randn(50, 2) @ a.T + offset + scale * torch.randn(50, 3)
     nothing = linear(torch.zeros(2, 3), torch.zeros(2))
-    told = hints(torch, z, nothing, linear(a, offset), linear(torch.zeros(3, 2), scale.log()), NORMAL)[:, :4]
+    told = hints(torch, z, nothing, linear(a, offset), linear(torch.zeros(3, 2), scale.log()), NORMAL, 3)[:, :4]
     covariance = torch.linalg.inv(torch.eye(2) + a.T @ (a / scale.square()[:, None]))
     mean = ((z - offset) / scale.square()) @ a @ covariance
     torch.testing.assert_close(told[:, :2], mean, atol=1e-3, rtol=1e-3)
@@ -45,11 +45,26 @@ def test_scales_tell_of_parameters_too() -> None:
     torch.manual_seed(0)
     z = (0.2 * torch.randn(20, 1)).exp() * torch.randn(20, 30)
     guess, still = linear(torch.zeros(1, 30), torch.zeros(1)), linear(torch.zeros(30, 1), torch.zeros(30))
-    told = hints(torch, z, guess, still, linear(torch.ones(30, 1), torch.zeros(30)), torch.full((30,), 1e6))[:, :2]
+    told = hints(torch, z, guess, still, linear(torch.ones(30, 1), torch.zeros(30)), torch.full((30,), 1e6), 3)[:, :2]
     u, sd = told[:, :1], told[:, 1:].exp()
     gradient = z.square().sum(dim=1, keepdim=True) * torch.exp(-2 * u) - 30 - u
     assert (gradient * sd).abs().max() < 0.2
     torch.testing.assert_close(sd, torch.full_like(sd, (1 + 2 * 30) ** -0.5), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("scales_alone", "few"), [(False, True), (True, False)])
+def test_it_takes_as_many_steps_as_it_needs(scales_alone: bool, few: bool) -> None:
+    """A step finds the mode of a linear emulator; where only the scale tells of u, each covers half of the way down."""
+    guide = Guide(1, 30, GuideOptions(hidden=(), guess=(), scales=()))
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.zero_()
+        guide.log_degrees.fill_(6.0)
+        (guide.log_scale if scales_alone else guide.middle)[0].weight.fill_(1.0)
+    torch.manual_seed(0)
+    z = (-3.0 + 0.1 * torch.randn(200, 1)).exp() * torch.randn(200, 30)
+    guide.settle(z)
+    assert (guide.steps == 3) == few
 
 
 def test_what_is_far_from_everything_gets_finite_hints() -> None:
@@ -65,7 +80,7 @@ def test_with_and_without_torch_the_hints_are_the_same() -> None:
         [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in network if hasattr(layer, "weight")]
         for network in (guide.guess, guide.middle, guide.log_scale)
     ]
-    found = hints(np, z.numpy(), *networks, degrees=guide.degrees.detach().numpy())
+    found = hints(np, z.numpy(), *networks, degrees=guide.degrees.detach().numpy(), steps=guide.steps)
     told = guide(z)
     np.testing.assert_allclose(found[:, :4], told[:, :4].numpy(), atol=1e-3)
     # Eigenvectors may point either way; what is made of them may not.
@@ -199,9 +214,10 @@ def test_without_a_density_of_x_there_is_none(linear_gaussian: LinearGaussian, g
     assert posterior.network.guide is None
 
 
-@pytest.mark.parametrize(("trusted", "version"), [(0.0, 4), (1.0, 6)])
+@pytest.mark.parametrize(("trusted", "steps", "version"), [(0.0, 3, 4), (1.0, 3, 6), (0.0, 4, 7), (1.0, 6, 7)])
 def test_a_saved_guide_guides(
     trusted: float,
+    steps: int,
     version: int,
     linear_gaussian: LinearGaussian,
     guided: LearnerOptions,
@@ -209,12 +225,14 @@ def test_a_saved_guide_guides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("learners.guide._TRUSTED", trusted)
+    monkeypatch.setattr("learners.guide._STEPS", (steps,))
     theta, x = linear_gaussian.draw(300, seed=1)
     posterior = TemperedPosterior.fit(theta, x, linear_gaussian.prior, (0.2, 2.0), guided)
     loaded = TemperedPosterior.load(posterior.save(tmp_path))
     assert json.loads((tmp_path / "posterior.json").read_text())["format"] == version
     assert loaded.network.guide is not None
     assert loaded.network.guide.framed == (trusted > 0)
+    assert loaded.network.guide.steps == steps
     torch.testing.assert_close(loaded.log_prob(theta, x), posterior.log_prob(theta, x))
     drawing = DrawingPosterior.load(tmp_path)
     assert drawing is not None

@@ -54,3 +54,13 @@ def test_a_network_larger_than_its_file_is_refused_before_it_is_made(
     (folder / "posterior.json").write_text(json.dumps(spec))
     with pytest.raises(SavedModelError, match=r"is damaged \(a network of its sizes has more than \d+ numbers"):
         TemperedPosterior.load(folder)
+
+
+@pytest.mark.parametrize("steps", [0, 10**9, -1, "6", 1.5, True, None])
+def test_a_guide_that_would_take_for_ever_is_refused(steps: object, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAVED / "format_7", tmp_path / "saved"))
+    spec = json.loads((folder / "posterior.json").read_text())
+    spec["network"]["guide"]["steps"] = steps
+    (folder / "posterior.json").write_text(json.dumps(spec))
+    with pytest.raises(SavedModelError, match=r"is damaged .* steps of scoring"):
+        TemperedPosterior.load(folder)
