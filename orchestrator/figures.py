@@ -48,6 +48,8 @@ from .recommendation import LEVEL, Recommendation
 from .spending_figures import cost, progress, utilization
 
 MOST_POINTS = 5000
+#: Quantiles of the central 68 % and the median.
+_CENTRAL = (0.16, 0.5, 0.84)
 
 
 def sbc_ranks(ranks: Array, names: Sequence[str], population: str) -> Figure:
@@ -149,7 +151,9 @@ def simulations_over_time(
 
 
 def temperature_widths(draws: Mapping[float, Array], names: Sequence[str]) -> Figure:
-    """Posterior mean and mean ± one standard deviation against beta, a panel a parameter.
+    """Posterior median and the central 68 % against beta, a panel a parameter.
+
+    Not mean and standard deviation: of a parameter that is positive and hardly known they reach below zero.
 
     Arguments:
         draws: beta to draws `(n, d)`; rows with NaN are left out.
@@ -159,14 +163,15 @@ def temperature_widths(draws: Mapping[float, Array], names: Sequence[str]) -> Fi
     heading = 0.3 if len(names) > MOST_PANELS else 0.0
     figure, panels = panel_grid(len(names), 2.0, heading=heading)
     betas = np.array(list(samples))
-    means, stds = (np.array([f(rows, axis=0) for rows in samples.values()]) for f in (np.mean, np.std))
+    shown = np.array([np.quantile(rows, _CENTRAL, axis=0) for rows in samples.values()])
     for i, axes in enumerate(panels):
         if len(betas):
-            mean, std = means[:, i], stds[:, i]
-            axes.fill_between(betas, mean - std, mean + std, color="#cfd8e3", linewidth=0)
-            axes.plot(betas, mean, color=MUTED, linewidth=1.2)
-            for beta, m, s in zip(betas.tolist(), mean, std, strict=True):
-                axes.errorbar(beta, m, s, color=beta_color(beta), marker="o", markersize=4.5, capsize=3, linewidth=1.5)
+            low, median, high = shown[:, :, i].T
+            axes.fill_between(betas, low, high, color="#cfd8e3", linewidth=0)
+            axes.plot(betas, median, color=MUTED, linewidth=1.2)
+            for beta, m, *reach in zip(betas.tolist(), median, median - low, high - median, strict=True):
+                bars, color = [[length] for length in reach], beta_color(beta)
+                axes.errorbar(beta, m, bars, color=color, marker="o", markersize=4.5, capsize=3, linewidth=1.5)
         tidy(axes)
         axes.set_title(plain(names[i], 18))
         axes.yaxis.set_major_locator(MaxNLocator(4))

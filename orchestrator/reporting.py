@@ -218,12 +218,13 @@ def _prediction_figures(
 def _posterior_figures(draws: dict[float, Array], names: Sequence[str]) -> list[ReportFigure]:
     pairs = corner({b: draws[b] for b in _few(list(draws))}, names)
     pairs_caption = "Every parameter, its densities scaled to one height, and every pair; contours hold 50 % and 90 %."
-    widths_caption = "A lower beta trusts the simulator less: the posterior moves towards the prior and widens."
+    widths = temperature_widths(draws, names)
+    widths_caption = (
+        "Median and central 68 %. A lower beta trusts the simulator less: the posterior moves to the prior."
+    )
     return [
         ReportFigure("The posterior at several temperatures", pairs_caption, pairs, "answer", "corner"),
-        ReportFigure(
-            "Mean and spread against temperature", widths_caption, temperature_widths(draws, names), "answer", "widths"
-        ),
+        ReportFigure("Median and spread against temperature", widths_caption, widths, "answer", "widths"),
     ]
 
 

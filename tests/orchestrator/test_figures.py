@@ -289,12 +289,18 @@ class TestFit:
 
 
 class TestWidths:
-    def test_means_and_deviations(self) -> None:
+    def test_medians_and_the_central_part(self) -> None:
         figure = temperature_widths(draws(4000), NAMES)
         assert len(figure.axes) == 3
         assert figure.axes[0].get_xscale() == "log"
         band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
         assert np.ptp(band[:, 1]) == pytest.approx(2 * 0.1**-0.5, rel=0.1)
+
+    def test_of_a_positive_parameter_nothing_is_shown_below_zero(self) -> None:
+        figure = temperature_widths({0.1: np.exp(3 * draws(4000)[1.0]), 1.0: np.exp(draws(4000)[1.0])}, NAMES)
+        for axes in figure.axes:
+            assert axes.get_ylim()[0] > -0.1 * axes.get_ylim()[1]
+            assert np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1].min() > 0
 
     @pytest.mark.parametrize("given", [{}, {1.0: np.zeros((5, 3))}, {1.0: np.full((5, 3), np.nan)}])
     def test_degenerate(self, given: dict[float, Array]) -> None:
