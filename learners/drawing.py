@@ -165,7 +165,7 @@ class _Guide:
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Of scaled data `(b, k)` the hints `(b, 2 d)` and the frames, if the network has them."""
         parts = np.array_split(z, max(1, math.ceil(len(z) / ROWS)))
-        with np.errstate(over="ignore"):  # of the exponential in SiLU, which is then zero
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is far from everything
             networks = self.guess, self.middle, self.log_scale
             told = [hints(np, part, *networks, self.degrees, self.steps) for part in parts]
         d = self.middle[0][0].shape[1]
