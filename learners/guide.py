@@ -161,8 +161,7 @@ class Guide(nn.Module):
         _, gradient, information = scored(torch, u, z, _layers(self.middle), _layers(self.log_scale), self.degrees, eye)
         error = gradient + u - slope
         # Were the information to learn, it could as well become large.
-        step = torch.linalg.solve(information.detach(), error.unsqueeze(-1)).squeeze(-1)
-        square = (error * step).sum(dim=-1)
+        square = _square(error, information.detach())
         return _huber(square.where(square.isfinite(), 0.0)).mean()
 
     def lost(self, u: Tensor, z: Tensor) -> float:
@@ -175,13 +174,12 @@ class Guide(nn.Module):
     def settle(self, z: Tensor) -> None:
         """Takes as many steps from now on as those of `z` `(n, k)` need."""
         emulator = _layers(self.middle), _layers(self.log_scale), self.degrees
-        for self.steps in _STEPS:
+        eye = torch.eye(self.dim // 2, dtype=z.dtype, device=z.device)
+        for steps in _STEPS:
+            self.steps = steps
             mode = self._found(z)[:, : self.dim // 2]
-            eye = torch.eye(mode.shape[1], dtype=mode.dtype, device=mode.device)
             _, gradient, information = scored(torch, mode, z, *emulator, eye)
-            step = torch.linalg.solve(information, gradient.unsqueeze(-1)).squeeze(-1)
-            length = (gradient * step).sum(dim=-1).clamp(min=0.0).sqrt().nan_to_num(math.inf)
-            if length.quantile(0.75) < _ARRIVED:
+            if _square(gradient, information).nan_to_num(math.inf).quantile(0.75) < _ARRIVED**2:
                 return
 
     def as_dict(self) -> dict[str, Any]:
@@ -259,6 +257,12 @@ def fit_guide(
     lost = guide.lost(*judged)
     guide.framed = guide.framed and lost < _TRUSTED
     return guide.eval().requires_grad_(False) if lost < _LOST else None
+
+
+def _square(gradient: Tensor, information: Tensor) -> Tensor:
+    """How far a step with that gradient `(n, d)` leads, squared, in standard deviations `(n,)`."""
+    step = torch.linalg.solve(information, gradient.unsqueeze(-1)).squeeze(-1)
+    return (gradient * step).sum(dim=-1)
 
 
 def _huber(square: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ they were good a rung ago, and few find what is far narrower. Who knows about wh
 
 .. math:: u' \sim (1 - a)\, t_\nu\big(\mu_\beta, (I + \beta H)^{-1}\big) + a\, \mathcal N(0, I)
 
-with the tempered Laplace approximation of `laplace.py`; Metropolis and Hastings (1970) see to it that it need not be
-right. Its tails are heavy, and the prior is part of it, so that no particle elsewhere waits for long: what is accepted
-are ratios of `p / q`.
+with the tempered Laplace approximation of `laplace.py`. It need not be right: a proposal is accepted by how its `p / q`
+compares with that of where the particle is (Hastings 1970, Biometrika 57, 97). Its tails are heavy, and the prior is
+part of it, so that `p / q` is bounded where the approximation is beside the posterior, and no particle waits for long.
 """
 
 from __future__ import annotations

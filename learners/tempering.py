@@ -189,26 +189,27 @@ class _Walk:
         place = None if self.places is None else self.places.at(active, self.beta[active])
         for k in range(moves):
             u, beta = self.u[active], self.beta[active].to(self.device)[:, None]
-            placed, crank = place is not None and k % 3 == 0, k % 4 == 3
-            if place is not None and placed:
-                proposal = place.sample(u.shape[1], self._randn, self._rand)
+            placed = place if k % 3 == 0 else None
+            crank = placed is None and k % 4 == 3
+            if placed is not None:
+                proposal = placed.sample(u.shape[1], self._randn, self._rand)
             else:
                 proposal = self._crank_nicolson(u) if crank else self._evolve(u, active, jump=k % 4 == 2)
             ell, ratio = self._evaluate(proposal, active)
             # From what is impossible the prior leads out: any gain would take a particle to where it never comes back.
             gain = torch.where(self.ell[active] > IMPOSSIBLE, beta * (ell - self.ell[active]), 0.0)
             log_accept = gain + ratio - self.ratio[active]
-            if placed or not crank:
+            if not crank:
                 log_accept = log_accept + 0.5 * (u.square().sum(-1) - proposal.square().sum(-1))
-            if place is not None and placed:
-                log_accept = log_accept + place.log_prob(u) - place.log_prob(proposal)
+            if placed is not None:
+                log_accept = log_accept + placed.log_prob(u) - placed.log_prob(proposal)
             accept = self._rand(*log_accept.shape).log().to(self.device) < log_accept
             self.u[active] = torch.where(accept[..., None], proposal, u)
             self.ell[active] = torch.where(accept, ell, self.ell[active])
             self.ratio[active] = torch.where(accept, ratio, self.ratio[active])
             rate = accept.float().mean(-1)
             accepted_total += rate.cpu() / moves
-            if not placed and k % 4 in (0, 1):
+            if placed is None and k % 4 in (0, 1):
                 self.step[active] = (self.step[active] * torch.exp(rate - 0.25)).clamp(0.05, 2.0)
         return accepted_total
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from problems import LinearGaussian
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from learners import Learner, LearnerOptions, TemperedPosterior
 from learners.checkpoint import dump_learner, restore_learner
+from learners.distillation import DistillationOptions
 from learners.drawing import DrawingPosterior
 from learners.guide import Guide, GuideOptions, fit_guide
 from learners.laplace import tempered
 from learners.network import PosteriorNetwork
 from learners.scoring import Layers, hints
+from learners.surrogate import SurrogateOptions
 
 SMALL = GuideOptions(hidden=(48, 48), guess=(32, 32), scales=(16,))
 NORMAL = torch.full((3,), 1e6)
@@ -265,3 +267,34 @@ def test_of_counts_there_is_none(tiny: LearnerOptions) -> None:
     theta = prior.sample((300,))
     posterior = TemperedPosterior.fit(theta, torch.poisson(theta.exp()), prior, (0.2, 2.0), options)
     assert posterior.network.guide is None
+
+
+def test_what_the_network_learns_from_is_walked_to_where_the_guide_says() -> None:
+    """Eight parameters known to a twentieth of the prior's width: at beta = 1 the log-likelihood of draws is on average
+    half a nat a parameter below its maximum."""
+    d = 8
+    prior = MultivariateNormal(torch.zeros(d), torch.eye(d))
+    generator = torch.Generator().manual_seed(0)
+    matrix, theta = torch.randn(d, d, generator=generator) / d**0.5, torch.randn(1000, d, generator=generator)
+    x = theta @ matrix.T + 0.05 * torch.randn(1000, d, generator=generator)
+    options = LearnerOptions(
+        surrogate=SurrogateOptions(members=("linear",)),
+        bank=64,
+        guide=GuideOptions((32, 32), (32,), (16,)),
+        distillation=DistillationOptions(pairs=20_000, epochs=8),
+    )
+    made = Learner(prior, (0.2, 2.0), options=options)
+    made.add_prior_draws(theta, x)
+    made.fit_surrogate()
+    teaching = made._teaching()
+    guide = teaching.guide()
+    assert guide is not None
+    u = torch.zeros(1, d)
+    most = teaching.source.log_prob(u[:, None], teaching.source.middle(u)[:, None]).detach()
+
+    def short(guide: Guide | None) -> float:
+        (bank,) = teaching.banks(True, guide)
+        return float(most - bank.particles.log_likelihood[(bank.particles.beta - 1).abs() < 1e-9].mean())
+
+    assert abs(short(guide) - d / 2) < 0.7
+    assert short(None) > d / 2 + 1

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.laplace import frame_size, framed
-from learners.places import Place, Places
+from learners.laplace import framed
+from learners.places import Places
 from learners.tempering import TemperedParticles, TemperingOptions, temper
 
 
@@ -40,12 +40,13 @@ def test_densities_and_draws_of_a_place_belong_together(d: int) -> None:
 
 
 def test_rows_are_those_asked_for() -> None:
-    known = random(2)
-    beta = torch.tensor([0.3, 0.3])
-    both, last = known.at(torch.tensor([2, 0]), beta), known.at(torch.tensor([2]), beta[:1])
-    torch.testing.assert_close(both.normal.mean[:1], last.normal.mean)
-    assert known.frame.shape == (3, frame_size(2))
-    assert isinstance(both, Place)
+    known, beta = random(2), torch.tensor([0.3, 2.0])
+    both = known.at(torch.tensor([2, 0]), beta).normal
+    for k, row in enumerate([2, 0]):
+        alone = known.at(torch.tensor([row]), beta[k : k + 1]).normal
+        torch.testing.assert_close(both.mean[k], alone.mean[0])
+        torch.testing.assert_close(both.root(0.5)[k], alone.root(0.5)[0])
+    assert (both.mean[0] - both.mean[1]).abs().max() > 0.1
 
 
 def walk(log_likelihood: object, dim: int, known: Places | None, particles: int = 256, x: int = 4) -> TemperedParticles:
