@@ -29,6 +29,7 @@ from .lattice import Lattice
 from .process import ProcessMean
 from .rounded import Rounded
 from .rows import evenly
+from .threads import Threads
 from .training import TrainOptions, fit_flow
 
 #: Above this dimension a member does not model correlations that vary with u, and affine flows are shallow.
@@ -47,7 +48,8 @@ class Kind:
         transforms: Autoregressive transforms above it.
         tailed: Whether splines have affine tails.
         process: Whether a Gaussian process is the mean.
-        committee: Whether a committee is the mean.
+        committee: Networks of the committee that is the mean; none if zero.
+        deeper: Whether its networks have half as many layers again as others.
         graded: Whether correlations are graded, see `LocationScale`.
         waves: Number of frequencies among the features.
         constant: Whether the shape of what the regression leaves is the same for all u.
@@ -60,7 +62,8 @@ class Kind:
     transforms: int = 0
     tailed: bool = False
     process: bool = False
-    committee: bool = False
+    committee: int = 0
+    deeper: bool = False
     graded: bool = False
     waves: int = 0
     constant: bool = False
@@ -78,8 +81,10 @@ KINDS = {
     "process": Kind("spline", full=True, transforms=1, tailed=True, process=True),
     "location": Kind("spline", transforms=2, tailed=True, constant=True, linear_start=True),
     "rounded": Kind("rounded"),
-    "committee-gaussian": Kind("gaussian", committee=True),
-    "committee-graded": Kind("gaussian", committee=True, graded=True),
+    "committee": Kind("gaussian", committee=8, deeper=True, graded=True),
+    # Earlier ones, which saved surrogates are made of.
+    "committee-gaussian": Kind("gaussian", committee=4),
+    "committee-graded": Kind("gaussian", committee=4, graded=True),
 }
 
 
@@ -119,7 +124,8 @@ class Member(nn.Module):
         if self.kind.process:
             self.mean = ProcessMean(context, features)
         elif self.kind.committee:
-            self.mean = CommitteeMean(context, features, hidden)
+            layers = (*hidden, *hidden[len(hidden) // 2 :]) if self.kind.deeper else hidden
+            self.mean = CommitteeMean(context, features, layers, self.kind.committee)
         self.fitted = False
         self.register_buffer("scale", torch.ones(features))
         self.scale: Tensor
@@ -134,11 +140,12 @@ class Member(nn.Module):
         on_epoch: Callable[[int, float], None] | None = None,
         lattice: Lattice | None = None,
         worth: Tensor | None = None,
+        left: Tensor | None = None,
     ) -> float:
         """Fits to pairs `u` `(n, d)`, `z` `(n, k)`, continuing; returns the held-out loss in nats.
 
         Infinite, without a fit, where the member is for data on a lattice and these are not. Held-out pairs count
-        in proportion to `worth` `(n,)`.
+        in proportion to `worth` `(n,)`. `left` is what `fit_mean` returned for these pairs, if it was called before.
         """
         if isinstance(self.flow, Rounded) and not self.fitted:
             if lattice is None:
@@ -147,14 +154,9 @@ class Member(nn.Module):
         if self.mean is None:
             v = z
         else:
-            # What is subtracted is a copy, and may be large.
-            number = evenly(torch.arange(len(u), device=u.device), _REGRESSED)
-            u, z, held_out = u[number], z[number], held_out[number]
-            worth = None if worth is None else worth[number]
-            if isinstance(self.mean, CommitteeMean):
-                left = self.mean.fit(u, z, held_out, number, options, generator)
-            else:
-                left = self.mean.fit(u, z, held_out, generator)
+            left = self.fit_mean(u, z, held_out, options, generator) if left is None else left
+            number = _regressed(u)
+            u, held_out, worth = u[number], held_out[number], None if worth is None else worth[number]
             if not self.fitted:
                 # The residuals of a deterministic column are rounding; scale one keeps them finite.
                 spread = torch.quantile(left[~held_out].abs(), 0.68, dim=0)
@@ -173,15 +175,36 @@ class Member(nn.Module):
         loss = fit_flow(self.flow, v, c, held_out, options, generator, on_epoch, worth)
         return loss + float(self.scale.log().sum())
 
+    def fit_mean(
+        self,
+        u: Tensor,
+        z: Tensor,
+        held_out: Tensor,
+        options: TrainOptions,
+        generator: torch.Generator,
+        threads: Threads | None = None,
+    ) -> Tensor:
+        """Fits the mean to the pairs, or to 100,000 of them; returns what it leaves of these, as of fresh ones."""
+        number = _regressed(u)
+        pairs = u[number], z[number], held_out[number]
+        if isinstance(self.mean, CommitteeMean):
+            return self.mean.fit(*pairs, number, options, generator, threads)
+        assert self.mean is not None
+        return self.mean.fit(*pairs, generator)
+
     def resume(self) -> None:
         """Says that the weights are those of a fit, if they are: see `fit`."""
         self.fitted = not isinstance(self.flow, Rounded) or self.flow.has_lattice
 
     def log_prob(self, u: Tensor, z: Tensor) -> Tensor:
         """`log p(z | u)` of `u` `(n, d)` and `z` `(n, k)`, `(n,)`."""
-        left = z if self.mean is None else (z - self.mean(u)) / self.scale
-        log_p: Tensor = self.flow(self._features(u)).log_prob(left)
-        return log_p - self.scale.log().sum()
+        return self._log_prob(u, z if self.mean is None else z - self.mean(u))
+
+    def voices(self, u: Tensor, z: Tensor) -> Tensor:
+        """`log p(z | u)` by each who has a say, `(n, e)`: the networks of a committee, else the member itself."""
+        if isinstance(self.mean, CommitteeMean):
+            return torch.stack([self._log_prob(u, z - mean) for mean in self.mean.voices(u)], dim=1)
+        return self.log_prob(u, z)[:, None]
 
     def sample(self, u: Tensor) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`."""
@@ -194,6 +217,10 @@ class Member(nn.Module):
         z = given.mean if isinstance(self.flow, Rounded) else given.transform.inv(u.new_zeros(len(u), self.features))
         return z * self.scale if self.mean is None else z * self.scale + self.mean(u)
 
+    def _log_prob(self, u: Tensor, left: Tensor) -> Tensor:
+        log_p: Tensor = self.flow(self._features(u)).log_prob(left / self.scale)
+        return log_p - self.scale.log().sum()
+
     def _features(self, u: Tensor) -> Tensor:
         if not self.kind.waves and not self.curved:
             return u
@@ -202,3 +229,8 @@ class Member(nn.Module):
         for k in range(1, self.kind.waves + 1):
             parts += [math.sqrt(2) * torch.sin(k * math.pi / 2 * t), math.sqrt(2) * torch.cos(k * math.pi / 2 * t)]
         return torch.cat(parts, dim=-1)
+
+
+def _regressed(u: Tensor) -> Tensor:
+    """Positions of the pairs that means learn from: what is subtracted is a copy, and may be large."""
+    return evenly(torch.arange(len(u), device=u.device), _REGRESSED)

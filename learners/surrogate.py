@@ -78,7 +78,7 @@ class SurrogateOptions:
         if self.members:
             return self.members
         if dim_x > _SPLINE_DIM:
-            return ("gaussian", "affine", "rounded", "committee-graded", "committee-graded")
+            return ("gaussian", "affine", "rounded", "committee")
         flows = ("linear", "gaussian", "affine", "tailed", "spline", "full", "waves", "waves")
         return (*flows, "process", "location", "rounded")
 
@@ -134,16 +134,21 @@ class Surrogate(Source):
         u, z, valid = rows.u, rows.z, rows.valid
         context, held_out = u[valid], rows.held_out[valid]
         seeds = torch.randint(2**31, (len(self.members),), generator=generator).tolist()
+        learning = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
+        pairs = context, z, held_out, training
+        left: dict[int, Tensor] = {}
 
         def fit_member(e: int) -> None:
             own = torch.Generator().manual_seed(seeds[e])
-            self.members[e].fit(  # type: ignore[operator]
-                context, z, held_out, training, own, on_epoch, rows.lattice, rows.worth
-            )
+            self.members[e].fit(*pairs, own, on_epoch, rows.lattice, rows.worth, left.get(e))  # type: ignore[operator]
             self._seen[e] = len(z)
 
-        learning = [e for e, seen in enumerate(self._seen) if self.weights[e] > 0 or len(z) >= _GROWN * seen]
         with Threads(threads) as sharing:
+            # Networks of a committee share the threads, then all members do.
+            for e in learning:
+                if self.members[e].kind.committee:  # type: ignore[union-attr]
+                    own = torch.Generator().manual_seed(seeds[e] + 1)
+                    left[e] = self.members[e].fit_mean(*pairs, own, sharing)  # type: ignore[operator]
             sharing.map(fit_member, learning)
         if not any(bool(member.fitted) for member in self.members):
             raise DataError(
@@ -175,11 +180,18 @@ class Surrogate(Source):
         return torch.cat([self._parts.map(self._pooled, *chunk) for chunk in chunks]).reshape(batch)
 
     def member_log_prob(self, u: Tensor, z: Tensor) -> Tensor:
-        """`log p_e(z | u)` of the members that count (of all where only one does), shape `(e, *)`."""
+        """`log p_e(z | u)` of the members that count, and of committees their networks', shape `(e, *)`.
+
+        Of all members, where one alone counts that is no committee.
+        """
         batch = torch.broadcast_shapes(u.shape[:-1], z.shape[:-1])
-        log_p = self._members(_flat(u, batch), _flat(z, batch)).reshape(-1, *batch)
-        used, fitted = self.weights > 0, torch.tensor([bool(member.fitted) for member in self.members])
-        return log_p[used] if used.sum() > 1 else log_p[fitted]
+        flat = _flat(u, batch), _flat(z, batch)
+        used = self.weights.nonzero().squeeze(-1).tolist()
+        voices = [self._parts.map(self.members[e].voices, *flat) for e in used]
+        log_p = torch.cat(voices, dim=1).mT
+        if len(log_p) == 1:
+            log_p = self._members(*flat)[torch.tensor([bool(member.fitted) for member in self.members])]
+        return log_p.reshape(-1, *batch)
 
     def sample(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """One draw `z` `(n, k)` for each `u` `(n, d)`, from members in proportion to their weights."""

@@ -1,8 +1,9 @@
 r"""Choosing (theta, beta): which simulations remove most of what the surrogate does not know, for their cost.
 
-The members `e` of the surrogate disagree by `s(u) = sd_e log p_e(x | u)`; the tempered posterior at beta is uncertain
-by `beta s(u)`. A candidate is worth the integrated variance that it removes from the tempered posteriors that the user
-will ask for, times the probability that it succeeds, divided by the time that it takes,
+The members `e` of the surrogate, and of committees their networks, disagree by `s(u) = sd_e log p_e(x | u)`; the
+tempered posterior at beta is uncertain by `beta s(u)`. A candidate is worth the integrated variance that it removes
+from the tempered posteriors that the user will ask for, times the probability that it succeeds, divided by the time
+that it takes,
 
 .. math:: \alpha(u') = \frac{p(\mathrm{valid} \mid u')}{\mathbb E[t \mid u']} \int
     \mathbb E_\beta\!\left[p_\beta(u \mid x)\, \beta^2\right] s(u)^2\,

@@ -45,6 +45,7 @@ class LearnerConfig(Section):
             "process",
             "location",
             "rounded",
+            "committee",
             "committee-gaussian",
             "committee-graded",
         ]

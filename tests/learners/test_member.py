@@ -13,6 +13,7 @@ from learners.committee import CommitteeMean
 from learners.member import KINDS, Member
 from learners.source import TrainingRows
 from learners.surrogate import Surrogate, SurrogateOptions, _stack
+from learners.threads import Threads
 from learners.training import TrainOptions
 
 QUICK = TrainOptions(max_epochs=3, patience=3)
@@ -65,7 +66,7 @@ def test_its_slope_is_that_of_its_density(kind: str) -> None:
             torch.testing.assert_close(slope[:, i], difference, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["linear", "gaussian", "committee-gaussian", "committee-graded", "process"])
+@pytest.mark.parametrize("kind", ["linear", "gaussian", "committee", "committee-gaussian", "process"])
 def test_the_middle_of_what_is_symmetric_is_its_mean(kind: str) -> None:
     member, _ = fitted(kind)
     u = curve(3, 5)[0]
@@ -90,11 +91,12 @@ def test_the_linear_kind_is_least_squares() -> None:
 LONG = TrainOptions(max_epochs=200, patience=200)
 
 
-def committee(u: Tensor, z: Tensor) -> tuple[CommitteeMean, Tensor]:
+def committee(u: Tensor, z: Tensor, networks: int = 4, threads: int = 1) -> tuple[CommitteeMean, Tensor]:
     torch.manual_seed(0)
-    made = CommitteeMean(u.shape[1], z.shape[1], (64, 64))
-    nothing = torch.zeros(len(u), dtype=torch.bool)
-    return made, made.fit(u, z, nothing, torch.arange(len(u)), LONG, torch.Generator().manual_seed(0))
+    made = CommitteeMean(u.shape[1], z.shape[1], (64, 64), networks)
+    nothing, generator = torch.zeros(len(u), dtype=torch.bool), torch.Generator().manual_seed(0)
+    with Threads(threads) as sharing:
+        return made, made.fit(u, z, nothing, torch.arange(len(u)), LONG, generator, sharing)
 
 
 def test_a_committee_finds_a_curve_and_knows_what_it_leaves() -> None:
@@ -117,6 +119,44 @@ def test_a_committee_is_not_flattered_by_what_it_has_learned_by_heart() -> None:
     with torch.no_grad():
         assert float((z - mean(u)).std()) < 0.8 * float(z.std())
     assert float(left.std()) > 0.9 * float(z.std())
+
+
+def test_each_of_eight_networks_leaves_out_simulations_of_its_own() -> None:
+    """By heart: what a network was shown it repeats, and what it was not it cannot know."""
+    generator = torch.Generator().manual_seed(3)
+    u, z = torch.randn(80, 5, generator=generator), torch.randn(80, 1, generator=generator)
+    mean, left = committee(u, z, networks=8)
+    with torch.no_grad():
+        error = (mean.each(u) * mean.spread + mean.center - z).squeeze(-1).abs()
+        blind = (error - left.squeeze(-1).abs()).abs() < 1e-5
+    assert (blind.sum(dim=0) == 1).all() and (blind.sum(dim=1) > 0).all()
+    assert float(error[blind].mean()) > 1.5 * float(error[~blind].mean())
+
+
+def test_how_many_threads_a_committee_has_changes_nothing() -> None:
+    u, z = curve(200, 1)
+    (one, left_one), (two, left_two) = (committee(u, z, 8, threads) for threads in (1, 2))
+    assert torch.equal(left_one, left_two)
+    with torch.no_grad():
+        assert torch.equal(one(u), two(u))
+
+
+def test_the_voices_of_a_committee_differ_as_its_mean_does_from_others() -> None:
+    """The spread of one committee's voices against that of the means of many committees of other beginnings."""
+    u, z = curve(200, 1)
+    far, nothing = torch.tensor([[2.5, 2.5]]), torch.zeros(200, dtype=torch.bool)
+    means, spreads = [], []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        made = CommitteeMean(2, 2, (32, 32))
+        options = TrainOptions(max_epochs=30, patience=30)
+        made.fit(u, z, nothing, torch.arange(200), options, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            means.append(made(far)[0])
+            spreads.append(made.voices(far)[:, 0].var(dim=0))
+            torch.testing.assert_close(made.voices(far).mean(dim=0), made(far))
+    said, seen = torch.stack(spreads).mean(dim=0), torch.stack(means).var(dim=0)
+    assert (said / seen).log().abs().max() < math.log(4), (said, seen)
 
 
 def test_single_simulations_that_go_wrong_do_not_move_a_committee() -> None:
@@ -171,15 +211,31 @@ def test_a_committee_of_any_size(n: int, d: int, k: int) -> None:
         assert mean(u.reshape(n // 2, 2, d)).shape == (n // 2, 2, k)
 
 
-def test_members_that_do_not_count_are_left_out() -> None:
-    generator = torch.Generator().manual_seed(0)
+def steep(kind: str) -> tuple[Surrogate, Tensor, Tensor]:
+    """A line and a member that counts alone, for the data are no line; `u` and `z` `(400, 2)`."""
     u, z = curve(400, 1)
-    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", "committee-gaussian"), hidden=(16, 16)), seed=0)
-    everything = torch.ones(400, dtype=torch.bool)
-    surrogate.fit(TrainingRows(u, everything, torch.arange(400) % 10 == 0, z, z), LONG, generator)
+    z = z + 5 * torch.sin(2 * u)
+    surrogate = Surrogate(2, 2, SurrogateOptions(members=("linear", kind), hidden=(16, 16)), seed=0)
+    rows = TrainingRows(u, torch.ones(400, dtype=torch.bool), torch.arange(400) % 10 == 0, z, z)
+    surrogate.fit(rows, LONG, torch.Generator().manual_seed(0))
     assert surrogate.weights.tolist() == [0.0, 1.0]
+    return surrogate, u, z
+
+
+def test_members_that_do_not_count_are_left_out() -> None:
+    surrogate, u, z = steep("committee-gaussian")
     with torch.no_grad():
         torch.testing.assert_close(surrogate.log_prob(u, z), surrogate.members[1].log_prob(u, z))
+
+
+def test_a_committee_that_counts_alone_disagrees_by_its_networks() -> None:
+    surrogate, u, z = steep("committee")
+    with torch.no_grad():
+        said, pooled = surrogate.member_log_prob(u[:50], z[:50]), surrogate.log_prob(u[:50], z[:50])
+    assert said.shape == (8, 50)
+    spread = said.std(dim=0)
+    assert (spread > 0).all()
+    assert float(((said.mean(dim=0) - pooled).abs() / spread).median()) < 1
 
 
 # A row's worth is for equal weights.
