@@ -81,7 +81,7 @@ class GuideOptions:
         learning_rate: Peak of the schedule.
     """
 
-    hidden: tuple[int, ...] = (192, 192, 192)
+    hidden: tuple[int, ...] = (128, 128, 128, 128, 128)
     guess: tuple[int, ...] = (128, 128, 128)
     scales: tuple[int, ...] = (64, 64)
     learning_rate: float = 1e-2
