@@ -198,6 +198,16 @@ def test_graded_correlations_are_where_there_are_some() -> None:
         assert graded.log_prob(u, z).mean() > constant.log_prob(u, z).mean() + 0.03
 
 
+@pytest.mark.parametrize(("kind", "networks", "layers"), [("committee-graded", 4, 2), ("committee", 8, 3)])
+def test_saved_committees_keep_their_sizes(kind: str, networks: int, layers: int) -> None:
+    """Weights by name, number of networks and of layers: other ones, and saved surrogates could not be read."""
+    weights = {k: tuple(v.shape) for k, v in Member(kind, 5, 3, (16, 16)).mean.state_dict().items()}  # type: ignore[union-attr]
+    sizes = [3, *(16 for _ in range(layers)), 5]
+    expected = {f"weights.{i}": (networks, sizes[i], sizes[i + 1]) for i in range(layers + 1)}
+    expected |= {f"biases.{i}": (networks, 1, sizes[i + 1]) for i in range(layers + 1)}
+    assert weights == expected | {"log_scale": (5,), "center": (5,), "spread": (5,), "standardized": ()}
+
+
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 1, 1), (60, 30, 2), (1500, 2, 3)])
 def test_a_committee_of_any_size(n: int, d: int, k: int) -> None:
     u = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
